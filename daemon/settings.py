@@ -1,25 +1,22 @@
 """What a daemon is told when it starts: one directory, two addresses, where its master is."""
 
 import argparse
-import re
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
-from store.errors import ConfigError
+from store.addresses import Address, parse_address
 from store.limits import MIB
-
-UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+from store.sizes import parse_size
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Paths are as given; sizes in bytes; addresses are (host, port), port 0 = any free one."""
 
     directory: Path
-    listen: tuple[str, int]
-    peer_listen: tuple[str, int]
-    master: tuple[str, int] | None = None  # None: stand alone, serving this machine only
+    listen: Address
+    peer_listen: Address
+    master: Address | None = None  # None: stand alone, serving this machine only
     certificate: Path | None = None  # default: the one in the directory, got by joining
     private_key: Path | None = None
     authority: Path | None = None
@@ -28,25 +25,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     capacity: int | None = None  # default: half of what is free on the directory's file system
     journal: int = 256 * MIB
-    metrics: tuple[str, int] | None = None
+    metrics: Address | None = None
     datagrams: str = "drain"  # or "asyncio-dgram"
     in_memory: bool = False  # the directory is on tmpfs and goes away with the process
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT`, `[IPV6]:PORT` or `:PORT`. Raises ConfigError."""
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"'{text}' is not an address; write HOST:PORT, for example 127.0.0.1:4148")
-    return (host.strip("[]") or "0.0.0.0", int(port))
-
-
-def parse_size(text: str) -> int:
-    """`512M`, `10G`, `1.5T` or plain bytes. Raises ConfigError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise ConfigError(f"'{text}' is not a size; write for example 512M or 10G")
-    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def parse_arguments(arguments: list[str]) -> Settings:
