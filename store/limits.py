@@ -39,3 +39,36 @@ IMAGE_LOCK_LEASE_S: Final = 30.0
 assert GRACE_S > LEASE_S * (1 + CLOCK_DRIFT) / (1 - CLOCK_DRIFT)
 assert BEAT_S <= LEASE_S / 4
 assert OBJECT_MAX % BLOCK == 0
+
+# Control plane: the channel between a master and its daemons and clients
+CONTROL_FRAME_MAX: Final = 16 * MIB
+CONTROL_BACKLOG_MAX: Final = 64 * MIB  # bytes queued to one reader; beyond it the connection is dropped
+CONTROL_CALLS_MAX: Final = 64  # frames of one connection waiting to be handled; reading pauses beyond it
+CONTROL_CONNECTIONS_MAX: Final = 4096
+CONTROL_CALL_S: Final = 10.0  # default deadline of a call
+CONTROL_HANDSHAKE_S: Final = 10.0
+CONTROL_REDIAL_MIN_S: Final = 0.1
+CONTROL_REDIAL_MAX_S: Final = 3.0
+MAP_PUSH_S: Final = 0.2  # at most one map push in this time: changes in between travel together
+
+# Credentials
+TICKET_MAX: Final = 512  # bytes; so that ticket and a small request fit the smallest datagram
+CAPS_MAX: Final = 16  # capabilities of one client
+TICKET_LIFETIME_S: Final = 24 * 3600
+KEY_ROTATION_S: Final = 24 * 3600  # a key epoch stays in the ring for one rotation after its own
+JOIN_TICKET_S: Final = 3600
+
+# Registry of the master
+GROUPS_MAX: Final = 65_536  # of one pool
+GROUPS_DEFAULT: Final = 128
+REPLICAS_MAX: Final = 8
+POOLS_MAX: Final = 4096
+DEVICES_MAX: Final = 4096
+HEARTBEAT_S: Final = 2.0
+DEVICE_SUSPECT_S: Final = 10.0
+DEVICE_DOWN_S: Final = 30.0
+AUDIT_KEPT: Final = 10_000  # newest entries
+
+assert TICKET_MAX < DATAGRAM_MIN // 2
+assert KEY_ROTATION_S >= TICKET_LIFETIME_S  # no ticket outlives the key it was made with
+assert HEARTBEAT_S * 3 < DEVICE_SUSPECT_S < DEVICE_DOWN_S
