@@ -24,6 +24,14 @@ SEQUENCE_WINDOW: Final = 64
 SESSION_IDLE_S: Final = 15 * 60.0
 LOCKS_PER_GROUP: Final = 65_536
 
+# Log of a group
+GROUP_TAIL_RECORDS: Final = 1024  # not yet committed; beyond, clients are told BUSY
+GROUP_TAIL_BYTES: Final = 32 * MIB
+FEED_BATCH: Final = 64  # records of one run to a member that catches up
+LOG_RETAIN: Final = 64  # records kept behind the checkpoint, for members that come back
+LOG_RETAIN_LEARNER: Final = 4096  # the same while a connected learner needs them
+HISTORY_MAX: Final = 16  # incarnations a device remembers
+
 # Times, in seconds (replication rules, section 'Timers')
 CLOCK_DRIFT: Final = 0.05
 LEASE_S: Final = 6.0
@@ -33,6 +41,8 @@ APPEND_RESEND_S: Final = 0.3
 CAS_RETRY_S: Final = 1.0
 CONFIG_REFRESH_S: Final = 30.0
 BACKGROUND_SYNC_S: Final = 5.0
+JOIN_RETRY_S: Final = 2.0
+REVIVE_WAIT_S: Final = 2 * GRACE_S
 CLIENT_GIVES_UP_S: Final = 60.0
 IMAGE_LOCK_LEASE_S: Final = 30.0
 
