@@ -82,3 +82,27 @@ AUDIT_KEPT: Final = 10_000  # newest entries
 assert TICKET_MAX < DATAGRAM_MIN // 2
 assert KEY_ROTATION_S >= TICKET_LIFETIME_S  # no ticket outlives the key it was made with
 assert HEARTBEAT_S * 3 < DEVICE_SUSPECT_S < DEVICE_DOWN_S
+
+# Client
+CLIENT_BATCH: Final = 64  # operations of one caller in flight at once: one per object of a large trim, per group of a flush
+CLIENT_ATTEMPTS_MAX: Final = 512  # submissions of one operation, redirections included
+CLIENT_SILENCE_S: Final = 1.5  # a device that sent nothing for so long, while owing answers, is tried again elsewhere
+CLIENT_ATTEMPT_S: Final = 10.0  # longest attempt at a device that does send, before the time its bytes need
+CLIENT_ATTEMPT_RATE: Final = 64 * KIB  # bytes per second that an attempt is given time for
+CLIENT_BACKOFF_MIN_S: Final = 0.01
+CLIENT_BACKOFF_MAX_S: Final = 0.5  # while looking for the primary: short against the grace
+CLIENT_BUSY_MAX_S: Final = 5.0
+CLIENT_WAITING_MAX: Final = 4096  # operations of one async client that wait for their turn
+CLIENT_SOCKET_BUFFER: Final = 4 * MIB
+CLIENT_CONNECTIONS_MAX: Final = 64  # sockets of one blocking client; callers beyond it wait
+CLIENT_TICK_S: Final = 0.005  # a blocking receive returns at least this often
+
+# Images
+IMAGE_KEPT_SOFT: Final = 32 * MIB  # acknowledged unstable data at which a flush begins by itself
+IMAGE_KEPT_MAX: Final = 64 * MIB  # at which writers wait for it
+IMAGE_SIZE_MAX: Final = 1 << 50
+EXTENT_OBJECTS_MAX: Final = 256  # objects asked about in one extents call
+
+assert CLIENT_SILENCE_S < LEASE_S
+assert CLIENT_BATCH <= SEQUENCE_WINDOW
+assert IMAGE_KEPT_SOFT + OBJECT_MAX < IMAGE_KEPT_MAX
