@@ -60,7 +60,9 @@ class KeyRing:
         return self._secrets.by_epoch.get(key_epoch)
 
     def install(self, secrets: Secrets) -> None:
-        self._secrets = secrets
+        """Ignored if older than what is installed: two messages of the master may be handled out of order."""
+        if secrets.current >= self._secrets.current:
+            self._secrets = secrets
 
     def secrets(self) -> Secrets:
         """What is installed, to be kept on the device's disk (readable by its owner only)."""

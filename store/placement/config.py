@@ -1,4 +1,4 @@
-"""The configuration of one group: who holds it, who orders its writes. Changed only by compare-and-set at the master."""
+"""The configuration of one group: who holds it, who orders its writes. Only the master changes it, comparing first."""
 
 import msgspec
 

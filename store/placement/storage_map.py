@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from store.addresses import Address
 from store.ids import DeviceId, GroupId, group_id, pool_of
 from store.placement.config import GroupConfig
 from store.placement.hashing import group_index
@@ -18,13 +19,6 @@ from store.placement.hashing import group_index
 NOBODY: Final = 0xFFFF  # in a row: no device
 
 _HEAD: Final = struct.Struct("<IIHH")  # generation, epoch, index of the primary's device, bit set of in-sync members
-
-
-class Address(NamedTuple):
-    """Where to send; a pair that sockets take as it is."""
-
-    host: str
-    port: int
 
 
 class DeviceState(IntEnum):
