@@ -1,6 +1,7 @@
 """The house keeps its own rules: who imports whom, sizes of files and functions, words that must not appear."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -53,4 +54,4 @@ def test_lock_files_pin_every_direct_dependency() -> None:
 
 
 def _bare(requirement: str) -> str:
-    return requirement.split(">")[0].split("=")[0].strip().lower()
+    return re.split("[>=]", requirement)[0].strip().lower()
