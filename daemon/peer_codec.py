@@ -30,8 +30,8 @@ def pack_header(entry: Entry, into: bytearray | memoryview, at: int) -> None:
     payload_size = 0 if payload is None else len(payload)
     RECORD.pack_into(
         into, at, RECORD.size + name_size + payload_size, RecordKind.ENTRY, entry.flags, entry.op, entry.group,
-        name_size, entry.sequence - entry.floor, entry.epoch, entry.n, entry.prev_epoch, entry.serial, entry.sequence, entry.scope,
-        entry.generation, entry.offset, entry.size, payload_size, entry.payload_sum,
+        name_size, entry.sequence - entry.floor, entry.epoch, entry.n, entry.prev_epoch, entry.serial, entry.sequence,
+        entry.scope, entry.generation, entry.offset, entry.size, payload_size, entry.payload_sum,
     )  # fmt: skip
 
 

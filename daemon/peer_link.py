@@ -16,6 +16,8 @@ from typing import Final
 
 import structlog
 
+from daemon.peer_codec import BadFrame, Part
+from store.crypto.identity import role_of
 from store.ids import DeviceId
 from store.limits import KIB, MIB, OBJECT_MAX
 
@@ -40,7 +42,6 @@ class FrameType(IntEnum):
 
 
 FrameHandler = Callable[[DeviceId, int, memoryview], None]
-CertificateReader = Callable[[dict[str, object]], DeviceId | None]  # None: the certificate names no device
 
 
 class Framing(asyncio.BufferedProtocol):
@@ -77,7 +78,12 @@ class Framing(asyncio.BufferedProtocol):
             end = low + FRAME.size + length
             if end > high:
                 break
-            self.frame(kind, view[low + FRAME.size : end])
+            try:
+                self.frame(kind, view[low + FRAME.size : end])
+            except BadFrame as error:
+                log.error("peer sent what cannot be read", error=str(error))
+                self.abort()
+                return
             low = end
         self.batch_done()
         self._low, self._high = low, high
@@ -104,24 +110,41 @@ class Framing(asyncio.BufferedProtocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def send(self, kind: int, parts: list[bytes | bytearray | memoryview]) -> None:
-        """Queue one frame. A link whose peer does not read is dropped rather than grown without end."""
+    def send(self, kind: int, parts: list[Part]) -> int:
+        """Queue one frame; returns its size, 0 if it was dropped. A link whose peer does not read is cut off."""
         transport = self.transport
         if transport is None or transport.is_closing():
-            return
+            return 0
         if transport.get_write_buffer_size() > BACKLOG_MAX:
             log.warning("a peer does not keep up; its connection is dropped")
             transport.abort()
-            return
+            return 0
         length = sum(map(len, parts))
+        head = FRAME.pack(length, kind)
         if length <= WRITE_MAX:
-            transport.write(b"".join([FRAME.pack(length, kind), *parts]))
-            return
-        transport.write(FRAME.pack(length, kind))
+            transport.write(b"".join([head, *parts]))
+            return length
+        small: list[Part] = [head]
+        waiting = len(head)
         for part in parts:
-            view = memoryview(part)
+            if waiting + len(part) <= WRITE_MAX:
+                small.append(part)
+                waiting += len(part)
+                continue
+            transport.write(b"".join(small))
+            small, waiting, view = [], 0, memoryview(part)
             for start in range(0, len(view), WRITE_MAX):
                 transport.write(view[start : start + WRITE_MAX])
+        if small:
+            transport.write(b"".join(small))
+        return length
+
+
+def speaks_for(connection: Framing, device: DeviceId) -> bool:
+    """Whether the other side's certificate is a daemon's, and of this device if it is bound to one."""
+    assert connection.transport is not None
+    role = role_of(connection.transport.get_extra_info("peercert") or {})
+    return len(device) == 16 and role is not None and role.is_daemon and role.may_serve(device)
 
 
 class Accepted(Framing):
@@ -158,21 +181,16 @@ class PeerListener:
         self,
         handle: FrameHandler,
         batch_done: Callable[[], None],
-        device_of_certificate: CertificateReader,
     ) -> None:
         self.handle, self.batch_done = handle, batch_done
-        self._device_of_certificate = device_of_certificate
         self.connections: set[Accepted] = set()
         self.refused = 0
         self._server: asyncio.Server | None = None
 
     def admits(self, connection: Accepted, device: DeviceId) -> bool:
-        assert connection.transport is not None
-        certificate = connection.transport.get_extra_info("peercert") or {}
-        named = self._device_of_certificate(certificate)
-        if len(device) != 16 or (named is not None and named != device):
+        if not speaks_for(connection, device):
             self.refused += 1
-            log.warning("peer refused: its certificate names another device", claimed=device.hex())
+            log.warning("peer refused: its certificate is not of that device", claimed=device.hex())
             return False
         return True
 
@@ -214,12 +232,11 @@ class PeerLink:
         peer: DeviceId,
         address: Callable[[], tuple[str, int] | None],
         context: ssl.SSLContext,
-        device_of_certificate: CertificateReader,
         lost: Callable[[], None],
     ) -> None:
         """`address` is asked before every dial: peers move. None: not known now."""
         self._me, self._peer, self._address, self._context = me, peer, address, context
-        self._device_of_certificate, self._on_lost = device_of_certificate, lost
+        self._on_lost = lost
         self._connection: Dialled | None = None
         self._broken = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._dial_for_ever())
@@ -228,10 +245,9 @@ class PeerLink:
     def connected(self) -> bool:
         return self._connection is not None and self._connection.transport is not None
 
-    def send(self, kind: int, parts: list[bytes | bytearray | memoryview]) -> None:
+    def send(self, kind: int, parts: list[Part]) -> int:
         """Lost silently when there is no connection: the core repeats what matters."""
-        if self._connection is not None:
-            self._connection.send(kind, parts)
+        return 0 if self._connection is None else self._connection.send(kind, parts)
 
     async def _dial_for_ever(self) -> None:
         loop, delay = asyncio.get_running_loop(), REDIAL_MIN_S
@@ -245,23 +261,16 @@ class PeerLink:
                 except (OSError, ssl.SSLError, TimeoutError) as error:
                     log.debug("peer cannot be reached", address=address, error=str(error))
                 else:
-                    if self._is_the_peer(connection):
+                    if speaks_for(connection, self._peer):
                         self._broken.clear()
                         connection.send(FrameType.HELLO, [self._me])
                         self._connection, delay = connection, REDIAL_MIN_S
                         await self._broken.wait()
-                    else:
+                    else:  # addresses go stale: another daemon may answer where this one used to
+                        log.warning("another device answers at a peer's address", expected=self._peer.hex())
                         connection.abort()
             await asyncio.sleep(delay)
             delay = min(2 * delay, REDIAL_MAX_S)
-
-    def _is_the_peer(self, connection: Dialled) -> bool:
-        """Addresses go stale: another daemon may answer where this one used to."""
-        assert connection.transport is not None
-        named = self._device_of_certificate(connection.transport.get_extra_info("peercert") or {})
-        if named not in (None, self._peer):
-            log.warning("another device answers at a peer's address", expected=self._peer.hex())
-        return named in (None, self._peer)
 
     def _lost(self) -> None:
         self._connection = None

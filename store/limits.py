@@ -18,6 +18,36 @@ BURST_MAX: Final = 60 * KIB  # bytes of one read burst or of one GSO send
 GSO_SEGMENTS_MAX: Final = 64  # kernels before 6.9 refuse more in one send
 REPLAY_WINDOW: Final = 4096  # packet numbers
 
+TICKET_MAX: Final = 640  # bytes; a ticket, a REQUEST and a short name fit the smallest datagram
+RANGES_MAX: Final = 64  # of one READ
+ACK_BITMAP_MAX: Final = 128  # bytes
+ECHO_EVERY: Final = 16  # datagrams of a range
+
+# A daemon's transport sessions
+TRANSPORT_SESSIONS: Final = 4096
+TICKETS_CACHED: Final = 1024
+WRITE_MEMORY: Final = 256 * MIB  # fragmented requests in progress, all sessions together
+WRITE_WINDOW_FIRST: Final = 64 * KIB  # what a client may have unfinished before the first ACK says more
+WRITE_WINDOW_MIN: Final = 64 * KIB
+WRITE_WINDOW_MAX: Final = 8 * MIB
+ASSEMBLY_IDLE_S: Final = 10.0
+ASSEMBLIES_PER_SESSION: Final = 256
+ANSWERS_KEPT: Final = 16  # replies to fragmented requests that a session can repeat
+ACK_EVERY: Final = 16  # datagrams
+SESSION_QUEUE_MAX: Final = 256 * KIB  # answers waiting for a capped uplink, one session
+EGRESS_QUEUE_MAX: Final = 64 * MIB  # the same, all sessions, where there is no cap
+EGRESS_QUEUE_S: Final = 0.05  # the same, all sessions, at the cap's rate
+EGRESS_SHARE: Final = 0.9  # of the uplink that is used
+EGRESS_DEPTH_S: Final = 0.004  # of the token bucket
+BUSY_MS_MIN: Final = 5
+BUSY_MS_MAX: Final = 2000
+STAMP_EPOCH_S: Final = 600
+AMPLIFICATION_MAX: Final = 3  # bytes answered per byte received from an address that is not proved
+
+# A client's requests to one daemon
+REQUESTS_IN_FLIGHT: Final = 4096  # of one endpoint; beyond it `request` refuses
+LIVES_KEPT: Final = 16
+
 # Duplicate table of a group
 SESSIONS_PER_GROUP: Final = 4096
 SEQUENCE_WINDOW: Final = 64
@@ -26,10 +56,11 @@ LOCKS_PER_GROUP: Final = 65_536
 
 # Log of a group
 GROUP_TAIL_RECORDS: Final = 1024  # not yet committed; beyond, clients are told BUSY
-GROUP_TAIL_BYTES: Final = 32 * MIB
 FEED_BATCH: Final = 64  # records of one run to a member that catches up
 LOG_RETAIN: Final = 64  # records kept behind the checkpoint, for members that come back
 LOG_RETAIN_LEARNER: Final = 4096  # the same while a connected learner needs them
+REPLIES_HELD: Final = 1024  # of one group, committed while a lease is missing; beyond, the client asks again
+CONFIGS_PER_MESSAGE: Final = 64
 HISTORY_MAX: Final = 16  # incarnations a device remembers
 
 # Times, in seconds (replication rules, section 'Timers')
@@ -46,6 +77,8 @@ REVIVE_WAIT_S: Final = 2 * GRACE_S
 CLIENT_GIVES_UP_S: Final = 60.0
 IMAGE_LOCK_LEASE_S: Final = 30.0
 
+assert 28 + 2 + TICKET_MAX + 64 + 16 + 256 <= DATAGRAM_MIN
+assert ACK_BITMAP_MAX * 8 < REPLAY_WINDOW
 assert GRACE_S > LEASE_S * (1 + CLOCK_DRIFT) / (1 - CLOCK_DRIFT)
 assert BEAT_S <= LEASE_S / 4
 assert OBJECT_MAX % BLOCK == 0
@@ -53,6 +86,7 @@ assert OBJECT_MAX % BLOCK == 0
 # Control plane: the channel between a master and its daemons and clients
 CONTROL_FRAME_MAX: Final = 16 * MIB
 CONTROL_BACKLOG_MAX: Final = 64 * MIB  # bytes queued to one reader; beyond it the connection is dropped
+MASTER_OUTBOX_MAX: Final = 65_536  # proposals and questions of one daemon waiting for one frame
 CONTROL_CALLS_MAX: Final = 64  # frames of one connection waiting to be handled; reading pauses beyond it
 CONTROL_CONNECTIONS_MAX: Final = 4096
 CONTROL_CALL_S: Final = 10.0  # default deadline of a call
@@ -62,7 +96,6 @@ CONTROL_REDIAL_MAX_S: Final = 3.0
 MAP_PUSH_S: Final = 0.2  # at most one map push in this time: changes in between travel together
 
 # Credentials
-TICKET_MAX: Final = 512  # bytes; so that ticket and a small request fit the smallest datagram
 CAPS_MAX: Final = 16  # capabilities of one client
 TICKET_LIFETIME_S: Final = 24 * 3600
 KEY_ROTATION_S: Final = 24 * 3600  # a key epoch stays in the ring for one rotation after its own
@@ -79,7 +112,7 @@ DEVICE_SUSPECT_S: Final = 10.0
 DEVICE_DOWN_S: Final = 30.0
 AUDIT_KEPT: Final = 10_000  # newest entries
 
-assert TICKET_MAX < DATAGRAM_MIN // 2
+
 assert KEY_ROTATION_S >= TICKET_LIFETIME_S  # no ticket outlives the key it was made with
 assert HEARTBEAT_S * 3 < DEVICE_SUSPECT_S < DEVICE_DOWN_S
 
