@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Final
 
 from store.control.arbiter import Cas, ConfigIs, FromMaster, GetConfig, Register, Registered, ToMaster
-from store.direct import DIRECT_GROUP
-from store.ids import DeviceId, Who
+from store.direct import POOL_NUMBER
+from store.ids import DeviceId, Who, group_id
 from store.placement.config import GroupConfig
 
+DIRECT_GROUP: Final = group_id(POOL_NUMBER, 0)
 FIRST_EPOCH: Final = 1
 
 

@@ -42,6 +42,19 @@ class ConfigIs(msgspec.Struct, frozen=True, tag=True):
     config: GroupConfig
 
 
+class ConfigsAre(msgspec.Struct, frozen=True, tag=True):
+    """Several configurations at once: an answer to Refresh, a push after a change, one member to another."""
+
+    configs: tuple[ConfigIs, ...]
+
+
+class Refresh(msgspec.Struct, frozen=True, tag=True):
+    """What a device has adopted (group, order token); the master answers with those that differ or are missing (R7)."""
+
+    device: DeviceId
+    orders: tuple[tuple[GroupId, int], ...]
+
+
 class Query(msgspec.Struct, frozen=True, tag=True):
     """A restored master asks every member before it grants anything (R31)."""
 
@@ -55,5 +68,5 @@ class QueryReply(msgspec.Struct, frozen=True, tag=True):
     history: tuple[int, ...]
 
 
-ToMaster = Register | Cas | GetConfig | QueryReply
-FromMaster = Registered | ConfigIs | Query
+ToMaster = Register | Cas | GetConfig | Refresh | QueryReply
+FromMaster = Registered | ConfigIs | ConfigsAre | Query

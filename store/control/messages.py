@@ -19,7 +19,7 @@ from enum import IntEnum
 import msgspec
 
 from store.addresses import Address
-from store.control.arbiter import Cas, ConfigIs, GetConfig, Query, QueryReply, Register, Registered
+from store.control.arbiter import ConfigIs, FromMaster, Register, Registered, ToMaster
 from store.crypto.keys import Secrets
 from store.crypto.ticket import Cap
 from store.ids import DeviceId
@@ -107,13 +107,13 @@ class HeartbeatOk(msgspec.Struct, frozen=True, tag=True):
 class Arbitrate(msgspec.Struct, frozen=True, tag=True):
     """Push: a batch of proposals and questions about configurations; each is answered in a Decided, some day."""
 
-    messages: tuple[Register | Cas | GetConfig | QueryReply, ...]
+    messages: tuple[ToMaster, ...]
 
 
 class Decided(msgspec.Struct, frozen=True, tag=True):
     """Push: what the arbiter has to say to this device, in order. All of it is durable at the master."""
 
-    messages: tuple[Registered | ConfigIs | Query, ...]
+    messages: tuple[FromMaster, ...]
 
 
 class MapIs(msgspec.Struct, frozen=True, tag=True):
