@@ -66,5 +66,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_sessionstart() -> None:
     """Turn a plain SIGTERM into an orderly end, so that fixtures still stop what they started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-
