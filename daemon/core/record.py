@@ -14,6 +14,9 @@ class RecordKind(IntEnum):
     ENTRY = 1  # a client's request, ordered
     META = 2  # what a member must have on disk before it acts: claims, promises, configurations
     CUT = 3  # the group's records from `n` on are void
+    BASE = 4  # a checkpoint of the group at (n, epoch) is about to be written (storage format)
+    IMAGE = 5  # a whole block as it was after record n: what a torn data file is mended from (storage format)
+    START = 6  # a process opened the journal: nothing written before is continued by chance
 
 
 class Entry:
