@@ -18,7 +18,7 @@ BURST_MAX: Final = 60 * KIB  # bytes of one read burst or of one GSO send
 GSO_SEGMENTS_MAX: Final = 64  # kernels before 6.9 refuse more in one send
 REPLAY_WINDOW: Final = 4096  # packet numbers
 
-TICKET_MAX: Final = 640  # bytes; a ticket, a REQUEST and a short name fit the smallest datagram
+TICKET_MAX: Final = 512  # bytes; a ticket, a REQUEST and a short name fit the smallest datagram
 RANGES_MAX: Final = 64  # of one READ
 ACK_BITMAP_MAX: Final = 128  # bytes
 ECHO_EVERY: Final = 16  # datagrams of a range
@@ -91,6 +91,7 @@ CONTROL_CALLS_MAX: Final = 64  # frames of one connection waiting to be handled;
 CONTROL_CONNECTIONS_MAX: Final = 4096
 CONTROL_CALL_S: Final = 10.0  # default deadline of a call
 CONTROL_HANDSHAKE_S: Final = 10.0
+CONTROL_HANDSHAKES_MAX: Final = 256  # connections that have not proved who they are yet; more are closed at once
 CONTROL_REDIAL_MIN_S: Final = 0.1
 CONTROL_REDIAL_MAX_S: Final = 3.0
 MAP_PUSH_S: Final = 0.2  # at most one map push in this time: changes in between travel together
@@ -111,7 +112,6 @@ HEARTBEAT_S: Final = 2.0
 DEVICE_SUSPECT_S: Final = 10.0
 DEVICE_DOWN_S: Final = 30.0
 AUDIT_KEPT: Final = 10_000  # newest entries
-
 
 assert KEY_ROTATION_S >= TICKET_LIFETIME_S  # no ticket outlives the key it was made with
 assert HEARTBEAT_S * 3 < DEVICE_SUSPECT_S < DEVICE_DOWN_S

@@ -13,7 +13,7 @@ import ssl
 import struct
 from collections import deque
 from enum import IntEnum
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 import structlog
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._calls: dict[int, asyncio.Future[Message]] = {}
         self._last_number = 0
         self._error: StoreError | None = None
-        self._paused = False
+        self._paused = self._heard = False
         self.closed = asyncio.get_running_loop().create_future()  # done when the connection is gone
         self.role: Role | None = None  # of the other side's certificate
         self.address: Address = ("", 0)  # of the other side
@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
     # --- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's TLS transport does not derive from it
         self._transport = transport
         self.role = role_of(transport.get_extra_info("peercert") or {})
         self.address = tuple((transport.get_extra_info("peername") or ("", 0))[:2])
@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
         self._handler.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        self._heard = True
         buffer = self._received
         buffer += data
         start = 0
@@ -122,7 +123,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, ssl.SSLError):
             self._error = StoreError(Status.DENIED, f"the other side refused the certificate ({exc.reason or exc})")
-        error = self._error or StoreError(Status.UNAVAILABLE, f"connection to {format_address(self.address)} lost")
+        text = f"connection to {format_address(self.address)} lost"
+        if not self._heard:  # asyncio's servers drop a refused certificate without telling why
+            text = f"{format_address(self.address)} hung up without a word: is this certificate of its cluster?"
+        error = self._error or StoreError(Status.UNAVAILABLE, text)
         self._error = error
         for waiting in self._calls.values():
             if not waiting.done():

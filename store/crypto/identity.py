@@ -45,7 +45,7 @@ def device_role(device: DeviceId) -> Role:
 def client_role(name: str) -> Role:
     """Raises ConfigError for a name that cannot stand in a certificate."""
     if not _CLIENT_NAME.fullmatch(name):
-        raise ConfigError(f"'{name}' is no client name: at most 63 letters, digits and . _ @ -, a letter or digit first")
+        raise ConfigError(f"no client name: '{name}'; at most 63 letters, digits and . _ @ -, letter or digit first")
     return Role("client", name)
 
 
