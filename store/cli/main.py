@@ -19,6 +19,7 @@ from store.cli.invocation import Invocation, start_logging
 from store.errors import ConfigError, StoreError
 
 PROGRAMS_WITH_SEED_FLAGS: Final = frozenset({"master", "file-store", "mem-store"})
+LINE_BREAK: Final = re.compile(r"(?<!\n)\n(?!\n)")  # one that does not end a paragraph
 SINGLE_DASH_TYPO: Final = re.compile(r"^-(?=(?:peer|listen)-(?:address|cert|key|ca-cert)(?:=|$))")
 
 
@@ -71,10 +72,19 @@ def load(name: str, noun: Noun) -> Any:
     """The command behind a name, with its options and full help."""
     target = getattr(importlib.import_module(noun.module), noun.attribute)
     if isinstance(target, typer.Typer):
-        return typer.main.get_group(target)
+        return reflowed(typer.main.get_group(target))
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     app.command(name)(target)
-    return typer.main.get_command(app)
+    return reflowed(typer.main.get_command(app))
+
+
+def reflowed(command: Any) -> Any:
+    """Docstrings are wrapped for the source; a help page wraps its paragraphs for the terminal."""
+    if command.help:
+        command.help = LINE_BREAK.sub(" ", command.help)
+    for inner in getattr(command, "commands", {}).values():
+        reflowed(inner)
+    return command
 
 
 def _version(wanted: bool) -> None:
@@ -117,7 +127,7 @@ def build() -> Any:
     """The root command."""
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
     app.callback(cls=Nouns)(store)
-    root = typer.main.get_group(app)
+    root = reflowed(typer.main.get_group(app))
     for name, noun in NOUNS.items():
         root.add_command(TyperCommand(name, help=noun.help, rich_help_panel=noun.panel))
     return root
