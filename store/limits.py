@@ -139,3 +139,6 @@ EXTENT_OBJECTS_MAX: Final = 256  # objects asked about in one extents call
 assert CLIENT_SILENCE_S < LEASE_S
 assert CLIENT_BATCH <= SEQUENCE_WINDOW
 assert IMAGE_KEPT_SOFT + OBJECT_MAX < IMAGE_KEPT_MAX
+
+# Daemon shell
+COLD_READS_MAX: Final = 64  # reads waiting for the disk's thread; more are told BUSY

@@ -14,6 +14,10 @@ HEADER: Final = struct.Struct("<BBHIQQI")
 NONCE: Final = struct.Struct("<IQ")  # life, packet number
 
 
+class Malformed(Exception):
+    """Bytes that authenticate and still are no message of this protocol. They are counted and dropped."""
+
+
 class Kind(IntEnum):
     """What a datagram carries. Below 16 from clients, from 16 on from daemons."""
 
@@ -68,5 +72,9 @@ ECHO: Final = struct.Struct("<IQQI")  # top request packet number, received and 
 # top packet number received, its timestamp, window, bytes of bitmap that follow
 ACK: Final = struct.Struct("<QIIH")
 RETRY: Final = struct.Struct("<Q")  # stamp
+PROBE: Final = struct.Struct("<QI")  # stamp, size the answer is to be padded to (0: as short as it is); zeros follow
+PROBE_ACK: Final = struct.Struct("<QI")  # packet number of the PROBE, its size as received; zeros follow
+HOLE: Final = struct.Struct("<I")  # bytes of zeros that a DATA with DATA_HOLE stands for
+TICKET_LENGTH: Final = struct.Struct("<H")  # before the ticket of a TICKETED datagram
 
 assert HEADER.size == 28 and REQUEST.size == 64
