@@ -141,4 +141,5 @@ assert CLIENT_BATCH <= SEQUENCE_WINDOW
 assert IMAGE_KEPT_SOFT + OBJECT_MAX < IMAGE_KEPT_MAX
 
 # Daemon shell
+REGISTER_S: Final = 15.0  # a new daemon that finds no master by then gives up
 COLD_READS_MAX: Final = 64  # reads waiting for the disk's thread; more are told BUSY
