@@ -20,7 +20,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Certificates: an authority, and what it issues.\n\n"
     "[bold]store up[/bold] and [bold]store join[/bold] do this by themselves. By hand: "
-    "[bold]store ca init[/bold], then [bold]store ca issue master1[/bold], [bold]store ca issue storage001[/bold]; the files appear in ./tls.",
+    "[bold]store ca init[/bold], then [bold]store ca issue master1[/bold] and "
+    "[bold]store ca issue storage001[/bold]; the files appear in ./tls.",
 )
 
 Directory = Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the files are.")]
