@@ -4,7 +4,7 @@ An effect is done "at once" when its call returns (a write() into the journal fi
 when the shell calls `complete(now, token)`. Lists inside effects belong to the shell from then on.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from daemon.core.messages import PeerMessage
 from daemon.core.record import Entry
@@ -16,8 +16,8 @@ from store.ids import DeviceId, GroupId
 # Rows of the frequent messages. `order` is an order token; whole and attempt speak of a learner's copy and its join.
 AckRow = tuple[int, int, int, int, bool, int]  # group, order, matched, synced, whole, attempt
 BeatRow = tuple[int, int, int, int]  # group, order, commit, start of the epoch
-# entry (with its `reply`), status, size of the object, verifier, order token, version token
-ReplyRow = tuple[Entry, Status, int, int, int, int]
+# what the entry had as `reply`, status, size of the object, verifier, order token, version token
+ReplyRow = tuple[Any, Status, int, int, int, int]
 
 
 class Append:
@@ -173,6 +173,4 @@ class Replies:
         self.rows: Final = rows
 
 
-Effect = (
-    Journal | Cut | Sync | Save | Checkpoint | Release | Feed | Acks | Beats | BeatOks | Send | Tell | Replies
-)
+Effect = Journal | Cut | Sync | Save | Checkpoint | Release | Feed | Acks | Beats | BeatOks | Send | Tell | Replies

@@ -22,8 +22,9 @@ class Limits(NamedTuple):
     retain_learner: int = house.LOG_RETAIN_LEARNER  # the same while a connected learner still needs them
     batch: int = house.FEED_BATCH  # records of one resent or catching-up run
     tail: int = house.GROUP_TAIL_RECORDS  # records of one group that are not yet committed
-    tail_bytes: int = house.GROUP_TAIL_BYTES
     sessions: int = house.SESSIONS_PER_GROUP
     window: int = house.SEQUENCE_WINDOW
     locks: int = house.LOCKS_PER_GROUP
+    history: int = house.HISTORY_MAX
+    replies_held: int = house.REPLIES_HELD  # committed, waiting for a lease
     min_write: int = 1  # in-sync members below which the primary takes no writes

@@ -6,7 +6,7 @@ of tuples in effects (`effects.py`); those here are rare and travel as tagged ms
 
 import msgspec
 
-from store.control.arbiter import ConfigIs
+from store.control.arbiter import ConfigsAre
 from store.ids import GroupId, Who
 
 
@@ -23,7 +23,7 @@ class Join(msgspec.Struct, frozen=True, tag=True):
 
 
 class JoinOk(msgspec.Struct, frozen=True, tag=True):
-    """Primary to learner: the log is sent from base_n + 1 on. Without tables: a delta (R24); with: an inventory (R25)."""
+    """Primary to learner: the log comes from base_n + 1 on. Without tables: a delta (R24); else an inventory (R25)."""
 
     group: GroupId
     order: int
@@ -77,10 +77,6 @@ class ConfigAsk(msgspec.Struct, frozen=True, tag=True):
     """Tell me the configurations of these groups: yours are newer than mine."""
 
     groups: tuple[GroupId, ...]
-
-
-class ConfigsAre(msgspec.Struct, frozen=True, tag=True):
-    configs: tuple[ConfigIs, ...]
 
 
 PeerMessage = Join | JoinOk | Fetch | Item | ReviveAsk | ReviveTell | ConfigAsk | ConfigsAre

@@ -23,9 +23,9 @@ class Entry:
     """A record in memory. `payload` may be dropped once `where` says where the journal keeps it."""
 
     __slots__ = (
-        "body", "epoch", "flags", "floor", "generation", "group", "n", "name", "offset", "op", "payload",
-        "payload_sum", "prev_epoch", "reply", "scope", "sequence", "serial", "size", "where",
-    )
+        "body", "epoch", "flags", "floor", "generation", "group", "n", "name", "offset", "op", "payload", "payload_sum",
+        "prev_epoch", "reply", "scope", "sequence", "serial", "size", "where",
+    )  # fmt: skip
 
     group: int
     epoch: int

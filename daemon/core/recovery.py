@@ -1,0 +1,75 @@
+"""The primary's side of a learner's return: judge the join, hand out the objects (R23-R26)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daemon.core.membership import shrink
+from daemon.core.messages import Fetch, Item, Join, JoinOk
+from daemon.core.peer import Peer
+from store.ids import Who
+
+if TYPE_CHECKING:
+    from daemon.core.primary import Primary
+
+
+def on_join(primary: Primary, now: float, m: Join) -> None:
+    group = primary.group
+    config = group.adopted_config()
+    if m.who.device not in config.members or m.who in config.in_sync:
+        return
+    old = [who for who in config.in_sync if who.device == m.who.device and who != group.identity.who]
+    if old and group.proposal is None:
+        shrink(primary, now, old)  # that life of the device is over
+    if m.order != group.order:
+        group.inform(m.who.device)
+        return
+    known = primary.peers.get(m.who)
+    if primary.peering or m.who == group.joint or (known and known.attempt > m.attempt):
+        return  # a proposed member is judged after the next epoch
+    _take_in(primary, now, m)
+
+
+def _take_in(primary: Primary, now: float, m: Join) -> None:
+    group = primary.group
+    delta = m.whole and m.base_n <= group.commit and group.log.epoch_at(m.base_n) == m.base_epoch
+    if delta:
+        base_n, base_epoch, tables = m.base_n, m.base_epoch, None
+        peer = Peer(now, m.who, base_n, base_n, True, m.attempt)
+    else:
+        base_n, base_epoch = group.commit, group.log.epoch_at(group.commit)
+        tables = first_tables(primary)
+        peer = Peer(now, m.who, base_n, 0, False, m.attempt)
+    _forget_lives(primary, m.who)
+    primary.peers[m.who] = peer
+    primary.recount()
+    group.outbox.beat_soon[primary] = None
+    group.outbox.busy[group] = None
+    group.outbox.send(m.who.device, JoinOk(group.id, group.order, m.attempt, base_n, base_epoch, tables))
+
+
+def first_tables(primary: Primary) -> bytes:
+    """R25b: the tables of the position where the copy's log begins."""
+    return primary.group.tables.encode()
+
+
+def _forget_lives(primary: Primary, who: Who) -> None:
+    """Another life of the same device is over; its acknowledgements would be of another journal."""
+    needed = primary.others()
+    for other in [w for w in primary.peers if w.device == who.device and w != who and w not in needed]:
+        del primary.peers[other]
+
+
+def on_fetch(primary: Primary, now: float, m: Fetch) -> None:
+    """R25d: the next object of the committed state; after the last, the tables as of the commit point."""
+    group = primary.group
+    peer = primary.peers.get(m.who)
+    if primary.peering or m.order != group.order or peer is None or peer.attempt != m.attempt:
+        return
+    peer.seen = now
+    piece = group.objects.copy_next(group.id, m.cursor)
+    if piece is None:
+        item = Item(group.id, m.order, m.attempt, m.cursor, b"", None, group.commit, group.tables.encode())
+    else:
+        item = Item(group.id, m.order, m.attempt, m.cursor, piece.cursor, piece.data, group.commit, None)
+    group.outbox.send(m.who.device, item)
