@@ -12,6 +12,7 @@ from store.wire.header import ECHO
 from store.wire.replay import ReplayWindow
 
 _MASK64: Final = (1 << 64) - 1
+_TOP_BIT: Final = 1 << 63
 _ACK_DELAY_S: Final = 0.002  # until a request of the session says otherwise
 
 Answer = tuple[int, int, int, int, int]  # status, order, verifier, version, object size
@@ -23,7 +24,7 @@ class Session:
     __slots__ = (
         "ack_delay", "ack_due", "address", "answered", "answered_top", "answers", "assemblies", "background", "chunks",
         "cipher", "expires", "free_rights", "id", "packet", "pending", "queued", "secret", "serial", "stamp",
-        "stamp_address", "stamp_epoch", "ticket", "top_clock", "unacked", "used", "window",
+        "stamp_address", "stamp_epoch", "ticket", "top_at", "top_clock", "unacked", "used", "window",
     )
 
     def __init__(self, session: int, cipher: AESGCM, ticket: Any, secret: bytes, packet: int, first: int) -> None:
@@ -47,8 +48,9 @@ class Session:
         self.unacked = 0
         self.ack_due: float | None = None
         self.ack_delay = _ACK_DELAY_S
-        self.top_clock = 0
-        self.answered = 0  # bit i: the READ in packet answered_top - i was answered
+        self.top_clock = 0  # of the datagram with the highest number
+        self.top_at = 0.0  # when it came
+        self.answered = 0  # bit i: the READ in packet answered_top - 63 + i was answered
         self.answered_top = first
         # fragmented requests: being received, being worked on, answered
         self.assemblies: dict[int, Assembly] = {}
@@ -61,19 +63,19 @@ class Session:
 
     def note_answered(self, packet: int) -> None:
         """The READ that came in `packet` is being answered now."""
-        shift = self.window.top - self.answered_top
-        if shift:
-            self.answered = self.answered << shift & _MASK64 if shift < 64 else 0
-            self.answered_top += shift
+        ahead = self.window.top - self.answered_top
+        if ahead:
+            self.answered = self.answered >> ahead if ahead < 64 else 0
+            self.answered_top += ahead
         age = self.answered_top - packet
         if age < 64:
-            self.answered |= 1 << age
+            self.answered |= 1 << 63 - age
 
     def pack_echo(self, buffer: bytearray, at: int, packet: int, held: float) -> None:
         """Write the ECHO of an answer to the READ in `packet`, held `held` seconds by this daemon."""
         self.note_answered(packet)
         window = self.window
-        received = _MASK64 if window.run >= 64 else window.below(63) << 1 | 1
+        received = _MASK64 if window.run >= 64 else window.below(63) | _TOP_BIT
         ECHO.pack_into(
             buffer, at, window.top & 0xFFFF_FFFF, received, self.answered, min(int(held * 1e6), 0xFFFF_FFFF)
         )

@@ -45,7 +45,7 @@ from store.wire.header import (
 )
 from store.wire.message import HEADROOM, Request, named_rightly, parse_probe, parse_request
 from store.wire.replay import pack_ack
-from store.wire.seal import InvalidTag, cipher, datagrams, ticket_end
+from store.wire.seal import CLOCK_MASK, InvalidTag, cipher, datagrams, ticket_end
 
 ARENA: Final = 2 * MIB  # decrypted requests of one tick; a tick drains less
 _SWEEP_S: Final = 1.0
@@ -136,7 +136,7 @@ class Service:
             gap = session.window.add(packet)
             session.used = now
             if packet >= session.window.top:
-                session.top_clock = clock
+                session.top_clock, session.top_at = clock, now
             what = kind & ~TICKETED
             if what == Kind.REQUEST:
                 self._request(now, wall, session, address, packet, size, end - start, gap)
@@ -376,7 +376,8 @@ class Service:
                 self._ack_now[session] = None
         for session in self._ack_now:
             if session.address is not None:
-                ack = pack_ack(session.window, session.top_clock, self._memory.window())
+                clock = session.top_clock + int((now - session.top_at) * 1e6) & CLOCK_MASK
+                ack = pack_ack(session.window, clock, self._memory.window())
                 self._slots.small(session, session.address, Kind.ACK, ack, 0)
                 self.counters.acks += 1
             session.unacked = 0
@@ -406,7 +407,6 @@ class Service:
             if not session.unacked:
                 session.ack_due = None
                 self._owing.pop(session, None)
-                self._ack_now.pop(session, None)
         address = session.address if request.budget == DATAGRAM_MAX else request.address
         if len(data) + _BASIC_REPLY > request.budget:
             self._retry(session, request.address)
