@@ -85,13 +85,14 @@ class Listener:
             task.add_done_callback(self._greeting.discard)
 
     async def _greet(self, sock: socket.socket) -> None:
+        peer = _peer(sock)
         try:
             async with asyncio.timeout(CONTROL_HANDSHAKE_S):
                 connection = await self._handshake(sock)
         except TimeoutError:
             self._refuse(sock, "timeout")
         except ssl.SSLError as error:
-            log.warning("connection refused", peer=_peer(sock), reason=error.reason or str(error))
+            log.warning("connection refused", peer=peer, reason=error.reason or str(error))
             self._refuse(sock, "certificate")
         except OSError:
             self._refuse(sock, "broken")
