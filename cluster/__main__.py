@@ -25,7 +25,6 @@ def parse(arguments: list[str]) -> Plan:
     parser.add_argument("--image", action="append", default=[], metavar="NAME=SIZE")
     parser.add_argument("--no-nbd", action="store_true")
     parser.add_argument("--metrics", action="store_true")
-    parser.add_argument("-v", action="count", default=0)
     given = parser.parse_args(arguments)
     directory = given.dir.absolute()
     state = load_state(directory)
@@ -44,7 +43,6 @@ def parse(arguments: list[str]) -> Plan:
         images=tuple(_image(text) for text in given.image),
         nbd=not given.no_nbd,
         metrics=given.metrics,
-        verbosity=given.v,
     )
 
 

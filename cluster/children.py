@@ -26,7 +26,7 @@ LOG_MAX: Final = 8 << 20  # bytes; a larger log is put aside when its program st
 _PR_SET_PDEATHSIG: Final = 1
 _WATCHED: Final = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
-Program = Callable[[], None]  # runs in the child; returning is exit code 0, SystemExit counts
+Program = Callable[[], int]  # runs in the child and returns its exit code; SystemExit counts too
 
 
 class Child:
@@ -115,8 +115,7 @@ class Children:
             for source, target in ((nothing, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-            child.program()
-            code = 0
+            code = child.program()
         except SystemExit as error:
             code = _exit_code(error)
         except (StoreError, ConfigError) as error:

@@ -28,7 +28,6 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     images: tuple[tuple[str, int], ...] = ()  # name, bytes: made if missing
     nbd: bool = True
     metrics: bool = False
-    verbosity: int = 0
 
     @property
     def client_config(self) -> Path:

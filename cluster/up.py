@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-import daemon.server
-import master.server
+import daemon.__main__
+import master.__main__
 from cluster.children import Child, Children
 from cluster.plan import JOURNAL, Plan, State, daemon_name, load_state
 from daemon.credentials import CERTIFICATE
@@ -78,8 +78,7 @@ class Cluster:
 
     # --- starting
 
-    def _start(self, name: str, main: Callable[[list[str]], None], arguments: list[str]) -> None:
-        arguments = [*arguments, *["-v"] * self._plan.verbosity]
+    def _start(self, name: str, main: Callable[[list[str]], int], arguments: list[str]) -> None:
         self._children.add(Child(name, lambda: main(arguments), self._plan.log(name)))
 
     def _start_master(self) -> None:
@@ -87,7 +86,7 @@ class Cluster:
         arguments = ["--dir", str(plan.directory / "master"), "--listen", format_address(plan.master_client())]
         arguments += ["--peer-listen", format_address(plan.master_peer())]
         arguments += ["--client-config", str(plan.client_config), "--client-pool", POOL]
-        self._start("master", master.server.main, arguments + self._metrics(0))
+        self._start("master", master.__main__.main, arguments + self._metrics(0))
 
     def _start_daemon(self, number: int, ticket: str | None) -> None:
         plan = self._plan
@@ -96,7 +95,7 @@ class Cluster:
         arguments += ["--peer-listen", format_address(plan.daemon_peer(number))]
         arguments += ["--master", format_address(plan.master_peer()), "--host", daemon_name(number)]
         arguments += ["--join", ticket] if ticket else []
-        self._start(daemon_name(number), daemon.server.main, arguments + self._metrics(number))
+        self._start(daemon_name(number), daemon.__main__.main, arguments + self._metrics(number))
 
     def _start_gateway(self) -> None:
         plan = self._plan

@@ -2,9 +2,12 @@
 
 import dataclasses
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 LEVELS: Final = {
     "error": logging.ERROR,
@@ -23,12 +26,17 @@ class Invocation:
     verbosity: int = 0
     serve_metrics: str | None = None
 
-    def flags(self) -> list[str]:
-        """The same options for a program started on the user's behalf."""
-        return ["-v"] * self.verbosity
+    def pass_on(self) -> None:
+        """Let a program that this process becomes tell as much: they listen to STORE_LOG."""
+        if self.verbosity:
+            os.environ.setdefault("STORE_LOG", "debug" if self.verbosity > 1 else "info")
 
 
 def start_logging(verbosity: int, named: str) -> None:
     """Log to stderr. `named` (STORE_LOG: error, warn, info, debug) wins over the count of -v."""
-    level = LEVELS.get(named.lower(), (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname).1s %(name)s: %(message)s")
+    level = LEVELS.get(named.lower(), (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

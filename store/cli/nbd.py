@@ -39,4 +39,5 @@ def nbd(
     command += [part for name in image or () for part in ("--image", name)]
     command += ["--socket", str(socket.absolute())] if socket else ["--listen", str(listen)]
     command += ["--serve-metrics", metrics] if metrics else []
-    os.execv(command[0], command + context.obj.flags())
+    context.obj.pass_on()
+    os.execv(command[0], command)

@@ -167,5 +167,6 @@ def _memory_directory() -> Path:
 def _become(module: str, invocation: Invocation, arguments: list[str], metrics: str | None) -> NoReturn:
     """Replace this process by the program; signals then reach it directly."""
     address = metrics or invocation.serve_metrics
-    arguments = [*arguments, *(["--serve-metrics", address] if address else []), *invocation.flags()]
+    arguments = [*arguments, *(["--serve-metrics", address] if address else [])]
+    invocation.pass_on()
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])

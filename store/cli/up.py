@@ -41,4 +41,5 @@ def up(
     arguments += ["--no-nbd"] if no_nbd else []
     arguments += ["--metrics"] if metrics else []
     # The cluster's launcher knows the master's and the daemon's code, and the command line does not: so it becomes it.
-    os.execv(sys.executable, [sys.executable, "-m", "cluster", *arguments, *context.obj.flags()])
+    context.obj.pass_on()
+    os.execv(sys.executable, [sys.executable, "-m", "cluster", *arguments])
