@@ -98,7 +98,7 @@ class Identity:
                 self._is(Who(self.device, m.incarnation))
                 self.save(_nobody, accepted=m.incarnation)
                 self.accepted(now)
-        elif not in_sync and m.known is not None and self._fresh != m.known:
+        elif not in_sync and self._fresh != m.known:
             self._fresh = m.known
             self._make_claim(())  # another who: the old one may be named in sync somewhere
             self.refused(now)

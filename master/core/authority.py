@@ -1,8 +1,8 @@
 """The arbiter of all groups' configurations: one compare-and-set register per group (REPLICATION.md, 'The master').
 
 Pure: `receive` messages of devices, then take `effects()` and execute them in order. A Persist comes before anything
-that shows what it holds; the shell makes it durable in one transaction before it sends the Push that follow. The authority
-keeps no clock and starts no change of a primary or an in-sync set on its own.
+that shows what it holds; the shell makes it durable in one transaction before it sends the Push that follow. The
+authority keeps no clock and starts no change of a primary or an in-sync set on its own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,6 +27,9 @@ from store.control.arbiter import (
 from store.errors import ConfigError
 from store.ids import DeviceId, GroupId, Who
 from store.placement.config import GroupConfig
+
+
+UNKNOWN: Final = 0  # the "incarnation" of a device never heard of; real ones are not 0
 
 
 class Persist:
@@ -102,7 +105,7 @@ class Authority:
     def _on_register(self, src: DeviceId, m: Register) -> None:
         """R2: a compare-and-set too. A disk goes on only from the incarnation known here; a delayed copy of an older
         request changes nothing."""
-        known = self.incarnations.get(m.device)
+        known = self.incarnations.get(m.device, UNKNOWN)
         accepted = self._goes_on(m, known)
         if accepted:
             if known != m.incarnation:
@@ -110,11 +113,13 @@ class Authority:
             self._renewed[m.device] = None
         self._answers.append(Push(src, Registered(m.incarnation, accepted, known, self.generation)))
 
-    def _goes_on(self, m: Register, known: int | None) -> bool:
-        """A device never heard of is accepted: it can be in no in-sync set."""
-        if known is None or known == m.incarnation:
+    def _goes_on(self, m: Register, known: int) -> bool:
+        """A disk without a past may start anew; one with a past only from what is known here."""
+        if known == m.incarnation:
             return True
-        return m.fresh == known if m.fresh is not None else known in m.history
+        if m.fresh is not None:
+            return m.fresh == known
+        return known in m.history if known else not m.history
 
     def _on_refresh(self, m: Refresh) -> None:
         """R7: a device that missed a push hears of every configuration that differs from its own."""

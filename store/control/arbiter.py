@@ -12,13 +12,13 @@ class Register(msgspec.Struct, frozen=True, tag=True):
     device: DeviceId
     history: tuple[int, ...]  # incarnations this disk has had, without the claimed one
     incarnation: int
-    fresh: int | None = None  # the incarnation the master said it knows: this disk claims nothing
+    fresh: int | None = None  # the incarnation the master said it knows (0: none): this disk claims nothing
 
 
 class Registered(msgspec.Struct, frozen=True, tag=True):
     incarnation: int
     accepted: bool
-    known: int | None  # what the master has, when it refused
+    known: int  # what the master has; 0: it never heard of this device
     generation: int  # recovery generation
 
 
