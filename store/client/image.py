@@ -115,8 +115,14 @@ class ImageCore:
 
     def admit(self, change: Change) -> bool:
         """Claims the blocks. False: it waits for its turn and comes back from a later `acknowledged` or `failed`."""
-        if not self._free(change) or any(change.touches(waiting) for waiting in self._queue):
+        if not self.try_admit(change):
             self._queue.append(change)
+            return False
+        return True
+
+    def try_admit(self, change: Change) -> bool:
+        """As `admit`, but False means that nothing was done: for callers that hold other claims and must not wait."""
+        if not self._free(change) or (self._queue and any(change.touches(waiting) for waiting in self._queue)):
             return False
         self._take(change)
         return True
@@ -166,7 +172,10 @@ class ImageCore:
 
     def _free(self, claim: Claim) -> bool:
         first, end = claim.first, claim.end
-        return all(other.first >= end or first >= other.end for other in self._claims)
+        for other in self._claims:  # noqa: SIM110 - a plain loop: this is on the path of every write
+            if other.first < end and first < other.end:
+                return False
+        return True
 
     def _admit_next(self) -> list[Change]:
         admitted: list[Change] = []
@@ -191,7 +200,7 @@ class ImageCore:
         return not flush.groups
 
     def jobs(self, flush: Flush, most: int) -> list[FlushJob | ResendJob]:
-        """Work for this caller, at most so many jobs. None, and not done: others are at it; look again when they report."""
+        """Work for this caller, at most so many jobs. None, and not done: others are at it; look when they report."""
         jobs: list[FlushJob | ResendJob] = []
         for group_id in flush.groups:
             if len(jobs) >= most:

@@ -1,11 +1,13 @@
 """One request of a program, from its start to its end, across as many submissions as it takes."""
 
+from typing import Final
+
 from store.client.sequences import Group
 from store.errors import Status
 from store.ids import DeviceId, GroupId
 from store.wire.header import FIRST_MUTATION
 
-_EMPTY = memoryview(b"")
+NOTHING: Final = memoryview(b"")
 
 
 class Operation:
@@ -26,8 +28,8 @@ class Operation:
         *,
         offset: int = 0,
         size: int = 0,
-        payload: bytes | memoryview = _EMPTY,
-        into: memoryview = _EMPTY,
+        payload: bytes | memoryview = NOTHING,
+        into: memoryview = NOTHING,
         flags: int = 0,
         scope: int = 0,
         generation: int = 0,
