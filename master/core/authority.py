@@ -28,7 +28,6 @@ from store.errors import ConfigError
 from store.ids import DeviceId, GroupId, Who
 from store.placement.config import GroupConfig
 
-
 UNKNOWN: Final = 0  # the "incarnation" of a device never heard of; real ones are not 0
 
 
