@@ -1,0 +1,121 @@
+"""kill -9: of everything at once after a flush, and of any one daemon at any time. Nothing acknowledged is lost."""
+
+import os
+import random
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from tests.processes import wait_for
+from tests.system.local import LocalCluster
+
+WRITES = 150
+DAEMONS = ("daemon1", "daemon2", "daemon3")
+
+# Runs under the system's Python, whose libnbd it needs. Writes pseudo-random blocks, flushes, prints what is safe.
+WRITER = """
+import nbd, random, sys
+uri, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+handle = nbd.NBD()
+handle.connect_uri(uri)
+chance = random.Random(seed)
+for number in range(count):
+    block, byte = chance.randrange(4096), chance.randrange(256)
+    handle.pwrite(bytes([byte]) * 4096, block * 4096)
+    if number % 10 == 9:
+        handle.flush()
+        print(number + 1, flush=True)
+handle.shutdown()
+"""
+
+READER = """
+import nbd, random, sys
+uri, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+handle = nbd.NBD()
+handle.connect_uri(uri)
+chance, expected = random.Random(seed), {}
+for number in range(count):
+    block, byte = chance.randrange(4096), chance.randrange(256)
+    expected[block] = byte
+wrong = [block for block, byte in expected.items() if handle.pread(4096, block * 4096) != bytes([byte]) * 4096]
+print(len(wrong))
+"""
+
+
+@pytest.fixture
+def libnbd() -> None:
+    if subprocess.run(["/usr/bin/python3", "-c", "import nbd"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("python3-libnbd is not installed (tools/setup test installs it)")
+
+
+def python(script: str, *arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["/usr/bin/python3", "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wrong_blocks(cluster: LocalCluster, image: str, seed: int, count: int) -> int:
+    reader = python(READER, cluster.uri(image), seed, count)
+    output, errors = reader.communicate(timeout=60)
+    assert reader.returncode == 0, errors.decode() + cluster.logs()
+    return int(output)
+
+
+def test_every_process_killed_after_a_flush(cluster: LocalCluster, libnbd: None) -> None:
+    """All of them at the same moment, writer in full flight: what the last flush covered is there after a restart."""
+    cluster.store("image", "create", "book", "--size", "64M")
+    writer = python(WRITER, cluster.uri("book"), 1, WRITES)
+    output, errors = writer.communicate(timeout=60)
+    assert writer.returncode == 0, errors.decode()
+    assert output.split()[-1] == str(WRITES).encode()
+    cluster.kill_everything()
+    cluster.start()
+    assert wrong_blocks(cluster, "book", 1, WRITES) == 0
+
+
+@pytest.mark.parametrize("victim", DAEMONS)
+def test_one_daemon_killed_under_load(cluster: LocalCluster, libnbd: None, victim: str) -> None:
+    """No error reaches the NBD client, I/O goes on within 12 s, and every acknowledged block is there."""
+    cluster.store("image", "create", "book", "--size", "64M")
+    count = WRITES * 10
+    writer = python(WRITER, cluster.uri("book"), 2, count)
+    seen: list[bytes] = []
+    assert writer.stdout is not None
+    reading = threading.Thread(target=lambda: seen.extend(iter(writer.stdout.readline, b"")))  # type: ignore[union-attr]
+    reading.start()
+    wait_for(lambda: len(seen) > 3, 30, "the writer under way")
+    before = len(seen)
+    cluster.kill(victim)
+    wait_for(lambda: len(seen) > before + 2 or writer.poll() is not None, 12, "I/O after the kill")
+    reading.join(90)
+    assert writer.wait(10) == 0, writer.stderr.read().decode() if writer.stderr else ""
+    assert wrong_blocks(cluster, "book", 2, count) == 0
+    cluster.await_well()
+
+
+def test_objects_survive_a_killed_daemon(cluster: LocalCluster) -> None:
+    """The native client, without NBD: writes go on during the failover and are all readable."""
+    chance = random.Random(3)
+    for number in range(30):
+        if number == 10:
+            cluster.kill(chance.choice(DAEMONS))
+        cluster.store("write", "--pool", "main", f"o{number}", "--data-literal", f"value {number}")
+    for number in range(30):
+        assert cluster.store("read", "--pool", "main", f"o{number}").stdout == f"value {number}".encode()
+
+
+def test_goes_on_without_the_master(cluster: LocalCluster, libnbd: None) -> None:
+    """A client that runs keeps reading and writing while the master is stopped."""
+    cluster.store("image", "create", "book", "--size", "64M")
+    writer = python(WRITER, cluster.uri("book"), 4, WRITES * 10)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    master = cluster.process("master")
+    os.kill(master, signal.SIGSTOP)  # silent, not dead: `store up` does not start another
+    try:
+        assert writer.wait(60) == 0, writer.stderr.read().decode() if writer.stderr else ""
+        assert wrong_blocks(cluster, "book", 4, WRITES * 10) == 0
+    finally:
+        os.kill(master, signal.SIGCONT)
