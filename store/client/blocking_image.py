@@ -1,7 +1,7 @@
 """A block device for threads: an open image of a BlockingClient. Offsets and lengths are bytes, of any alignment.
 
-Every method may be called from any thread. Failures are OSError with the errno that a block device would give; EIO
-after `timeout_s` without an answer, and from the moment on that another client has taken the image over.
+Every method may be called from any thread. Failures are OSError with the errno that a block device would give: EIO
+after `timeout_s` without an answer, EROFS from the moment on that another client has taken the image over.
 """
 
 import errno
@@ -134,8 +134,10 @@ class BlockingImage:
             raise self._error(operation, "write")
 
     def _some(self, pending: deque[tuple[Change, Operation]]) -> None:
-        """The first, when its turn has come, and those behind it that need not wait: nobody waits while holding a claim,
-        so no two threads can wait for each other."""
+        """The first, when its turn has come, and those behind it that need not wait.
+
+        Nobody waits while holding a claim, so no two threads can wait for each other.
+        """
         until = clock() + self.timeout_s
         batch: list[tuple[Change, Operation]] = []
         with self._lock:
@@ -172,6 +174,7 @@ class BlockingImage:
         """With the lock held."""
         if not self._wait(lambda: change.admitted, until):
             self._core.abandon(change)
+            self._moved.notify_all()
             raise OSError(errno.EIO, f"write to {self.held.name}: an earlier write to the same block does not end")
 
     def _wait_for_room(self, length: int, until: float) -> None:
@@ -313,6 +316,8 @@ def merged(extents: Iterable[Extent]) -> list[Extent]:
     out: list[Extent] = []
     for extent in extents:
         if out and out[-1].hole == extent.hole:
-            extent = Extent(out[-1].offset, out.pop().length + extent.length, extent.hole)
-        out.append(extent)
+            last = out.pop()
+            out.append(Extent(last.offset, last.length + extent.length, extent.hole))
+        else:
+            out.append(extent)
     return out

@@ -19,7 +19,6 @@ from store.client.image_layout import ImageLayout
 from store.client.names import PoolNames
 from store.control.messages import Done, ImageClose, ImageInfo, ImageOpen, ImageOpened, ImageRenew, ImageRenewed, Mode
 from store.errors import Status, StoreError
-from store.ids import GroupId
 
 log = structlog.get_logger()
 
@@ -99,8 +98,3 @@ def direct_layout(names: PoolNames, name: str, size: int) -> ImageLayout:
     wire = names.wire(name)
     scope = zlib.crc32(wire) | 1 << 32  # any number but 0, the same for everybody
     return ImageLayout(wire + b".", size, scope, int(time.time()), names.group)
-
-
-def group_of_record(names: PoolNames, name: str) -> tuple[bytes, GroupId]:
-    wire = names.wire(name)
-    return wire, names.group(wire)
