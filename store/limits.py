@@ -111,6 +111,11 @@ DEVICES_MAX: Final = 4096
 HEARTBEAT_S: Final = 2.0
 DEVICE_SUSPECT_S: Final = 10.0
 DEVICE_DOWN_S: Final = 30.0
+CLIENTS_MAX: Final = 10_000
+IMAGE_MAX: Final = 1 << 50  # bytes
+IMAGE_NAME_MAX: Final = 128  # bytes
+JOIN_TICKETS_MAX: Final = 1024  # made and not used
+JOIN_TICKET_LIFETIME_MAX_S: Final = 30 * 24 * 3600
 AUDIT_KEPT: Final = 10_000  # newest entries
 
 assert KEY_ROTATION_S >= TICKET_LIFETIME_S  # no ticket outlives the key it was made with

@@ -18,7 +18,7 @@ from store.control.channel import Connection, Quiet
 from store.control.messages import Join, Joined
 from store.crypto.identity import MASTER
 from store.crypto.join_ticket import JoinTicket, read_join_ticket
-from store.crypto.tls import Credentials, join_client_context
+from store.crypto.tls import Credentials, fingerprint, join_client_context
 from store.errors import ConfigError, Status, StoreError
 from store.limits import CONTROL_HANDSHAKE_S
 
@@ -99,13 +99,11 @@ async def _open(address: Address) -> socket.socket:
 
 
 async def _authority(sock: socket.socket, expected: bytes, shown: str) -> str:
-    from store.crypto import pki  # noqa: PLC0415
-
     (length,) = LENGTH.unpack(await receive_exactly(sock, LENGTH.size))
     if length > AUTHORITY_MAX:
         raise StoreError(Status.INVALID, f"{shown} does not speak this protocol")
     authority = (await receive_exactly(sock, length)).decode("ascii", "replace")
-    if pki.fingerprint(authority) != expected:
+    if fingerprint(authority) != expected:
         raise StoreError(Status.DENIED, f"{shown} belongs to another cluster than the join ticket")
     return authority
 

@@ -4,9 +4,7 @@ X.509 code costs 16 MiB of memory, so only the master and the commands that join
 """
 
 import datetime
-import hashlib
 import ipaddress
-import ssl
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,12 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from store.crypto.identity import Role
+from store.crypto.tls import CLUSTER_NAME_PREFIX
+from store.crypto.tls import cluster_of as cluster_of
+from store.crypto.tls import fingerprint as fingerprint
 from store.errors import ConfigError
 
 AUTHORITY_DAYS: Final = 30 * 365
 CERTIFICATE_DAYS: Final = 10 * 365  # a machine in a cupboard must not drop out because nobody renewed it
 _BACKDATED: Final = datetime.timedelta(days=1)  # home machines' clocks differ
-_NAME_PREFIX: Final = "hyphae cluster "
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Authority(msgspec.Struct, frozen=True):
 def create_authority(cluster: bytes, now: datetime.datetime) -> Authority:
     """A new CA whose name carries the cluster's 16-byte id."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _NAME_PREFIX + cluster.hex())])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, CLUSTER_NAME_PREFIX + cluster.hex())])
     usage = x509.KeyUsage(
         digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
         data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
@@ -109,30 +109,6 @@ def load_authority(authority: Authority) -> tuple[ec.EllipticCurvePrivateKey, x5
     if signer.public_key() != certificate.public_key():
         raise ConfigError("the CA's key does not belong to its certificate")
     return signer, certificate
-
-
-def fingerprint(certificate: str) -> bytes:
-    """SHA-256 of the certificate's DER form. Raises ConfigError."""
-    try:
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.strip())).digest()
-    except ValueError as error:
-        raise ConfigError("this is no certificate in PEM form") from error
-
-
-def cluster_of(authority: str) -> bytes:
-    """The 16-byte id of the cluster a CA stands for: from its name, or from its fingerprint if another tool made it."""
-    try:
-        name = x509.load_pem_x509_certificate(authority.encode()).subject.rfc4514_string().removeprefix("CN=")
-    except ValueError as error:
-        raise ConfigError("the CA certificate is not in PEM form") from error
-    if name.startswith(_NAME_PREFIX):
-        try:
-            cluster = bytes.fromhex(name.removeprefix(_NAME_PREFIX))
-        except ValueError:
-            cluster = b""
-        if len(cluster) == 16:
-            return cluster
-    return fingerprint(authority)[:16]
 
 
 def _builder(

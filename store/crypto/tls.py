@@ -3,6 +3,8 @@
 Host names are not checked: machines move between addresses, and the role in a certificate says what counts.
 """
 
+import contextlib
+import hashlib
 import os
 import ssl
 from pathlib import Path
@@ -12,6 +14,7 @@ import msgspec
 
 from store.errors import ConfigError
 
+CLUSTER_NAME_PREFIX: Final = "hyphae cluster "  # then the id in hex: the common name of a cluster's CA
 _PEM_MAX: Final = 64 * 1024
 
 
@@ -68,6 +71,31 @@ def join_client_context(authority: str) -> ssl.SSLContext:
     context = _bare(ssl.PROTOCOL_TLS_CLIENT)
     _believe(context, authority)
     return context
+
+
+def fingerprint(certificate: str) -> bytes:
+    """SHA-256 of the certificate's DER form. Raises ConfigError."""
+    try:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.strip())).digest()
+    except ValueError as error:
+        raise ConfigError("this is no certificate in PEM form") from error
+
+
+def cluster_of(authority: str) -> bytes:
+    """The 16-byte id of the cluster a CA stands for: from its name, or from its fingerprint if another tool made it.
+
+    Raises ConfigError. Done with the TLS library alone: X.509 code would cost a daemon 16 MiB.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _believe(context, authority)
+    subjects = [dict(part[0] for part in entry["subject"]) for entry in context.get_ca_certs()]
+    name = str(subjects[0].get("commonName", "")) if subjects else ""
+    if name.startswith(CLUSTER_NAME_PREFIX):
+        with contextlib.suppress(ValueError):
+            cluster = bytes.fromhex(name.removeprefix(CLUSTER_NAME_PREFIX))
+            if len(cluster) == 16:
+                return cluster
+    return fingerprint(authority)[:16]
 
 
 def _bare(side: int) -> ssl.SSLContext:

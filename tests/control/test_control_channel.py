@@ -244,7 +244,7 @@ def test_joining(run: Runner, authority: pki.Authority) -> None:
         )
         desk = Desk()
         place = Place(authority, desk, joining)
-        mark = pki.fingerprint(authority.certificate)
+        mark = tls.fingerprint(authority.certificate)
         word = write_join_ticket(JoinTicket((("127.0.0.1", 1), place.address), mark, b"s" * 16, 2**40))
         joined, mine = await join(word)
         assert joined.role == "urn:hyphae:client:newcomer"
