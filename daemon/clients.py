@@ -137,9 +137,8 @@ class Clients:
     def answer(self, rows: list[ReplyRow]) -> None:
         """Committed, or stored from an earlier copy of the same request."""
         reply = self._service.reply
-        for entry, status, size, verifier, order, version in rows:
-            reply(entry.reply, status, order=order, verifier=verifier, version=version, object_size=size)
-            entry.reply = None
+        for request, status, size, verifier, order, version in rows:
+            reply(request, status, order=order, verifier=verifier, version=version, object_size=size)
 
     # Reads
     def _read(self, now: float, request: Request) -> None:
