@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Final, Protocol
 
+from daemon.storage.syncers import DiskFailed, Syncer, open_syncer
 from store.errors import ConfigError
 
 HEAD_SIZE: Final = 64
@@ -29,10 +30,6 @@ NO_NOWAIT: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL})
 
 View = memoryview | bytearray
 Source = memoryview | bytearray | bytes
-
-
-class DiskFailed(SystemExit):
-    """The disk can no longer be trusted. Derived from SystemExit so that event loops let it end the process."""
 
 
 class File(Protocol):
@@ -61,17 +58,6 @@ class File(Protocol):
     def close(self) -> None: ...
 
 
-class Syncer(Protocol):
-    """At most one sync of one file in flight, not blocking the caller."""
-
-    def submit(self) -> None: ...
-
-    def finished(self) -> bool:
-        """Whether the sync in flight has ended since. DiskFailed when it failed."""
-
-    def close(self) -> None: ...
-
-
 class Backend(Protocol):
     def lock(self) -> None:
         """Take the directory for this process. ConfigError when another has it or it cannot be used."""
@@ -94,6 +80,9 @@ class Backend(Protocol):
         """`HEAD_SIZE` bytes that outlive this process but not the boot; zeros when new."""
 
     def boot_id(self) -> str: ...
+
+    def fresh_id(self) -> bytes:
+        """16 random bytes."""
 
     def free(self) -> int:
         """Bytes that the file system would still give this process."""
@@ -125,7 +114,7 @@ def _punch_function() -> Callable[[int, int, int, int], int] | None:
         return None
     function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     function.restype = ctypes.c_int
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 class PosixFile:
@@ -156,7 +145,7 @@ class PosixFile:
     def read(self, view: View, offset: int) -> int:
         done = os.preadv(self._fd, [view], offset)
         size = len(view)
-        if done == size or done == 0:
+        if done in (size, 0):
             return done
         rest = memoryview(view)
         while done < size:
@@ -270,15 +259,16 @@ class PosixBackend:
     def boot_id(self) -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
+    def fresh_id(self) -> bytes:
+        return os.urandom(16)
+
     def free(self) -> int:
         facts = os.statvfs(self._directory)
         return facts.f_bavail * facts.f_frsize
 
     def syncer(self, file: File) -> Syncer:
-        from daemon.storage.syncers import open_syncer  # here: it needs DiskFailed of this module
-
         assert isinstance(file, PosixFile)
-        return open_syncer(file, self._wake)
+        return open_syncer(file.fileno(), self._wake)
 
     def start(self, job: Callable[[], None]) -> None:
         Thread(target=self._run, args=(job,), name="disk", daemon=True).start()

@@ -110,6 +110,10 @@ class DataFile:
         for slot in slots:
             self.data.punch(slot * SLOT, SLOT)
 
+    def slots_in_file(self) -> int:
+        """Slots that the file reaches into."""
+        return -(-self.data.size() // SLOT)
+
     def sync(self) -> None:
         self.data.sync()
         self._sums.sync()

@@ -6,15 +6,22 @@ The *head* lies on tmpfs: where the journal ended after the last append. It outl
 
 import mmap
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 import xxhash
 
 from daemon.storage.backend import HEAD_SIZE, Backend
-from daemon.storage.journal import Mark
 
 SLOT: Final = Struct("<QQQQ")  # position, sequence, chain, checksum of these
 CLEAN: Final = "clean"
+
+
+class Mark(NamedTuple):
+    """A frame boundary of the journal: where a scan may begin, and what it must know to begin there."""
+
+    position: int
+    sequence: int  # of the frame that begins here
+    chain: int  # checksum of the frame before
 
 
 def _sum(position: int, sequence: int, chain: int) -> int:

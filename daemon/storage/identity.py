@@ -1,4 +1,4 @@
-"""The id file: whose disk a directory is. Text for people, with a checksum for the machine. FORMAT.md, section Identity."""
+"""The id file: whose disk a directory is. Text for people, a checksum for the machine. FORMAT.md, section Identity."""
 
 from typing import Final, NamedTuple
 
@@ -47,4 +47,6 @@ def decode(content: bytes, place: str) -> Identity:
             int(rows["capacity"]),
         )
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"{place}: the id file '{NAME}' is damaged; restore it or start with an empty directory") from error
+        raise ConfigError(
+            f"{place}: the id file '{NAME}' is damaged; restore it or start with an empty directory"
+        ) from error

@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-from daemon.storage.backend import Backend, DiskFailed
-from daemon.storage.journal import Mark
+from daemon.storage.backend import Backend
+from daemon.storage.head import Mark
 from daemon.storage.limits import INDEX_CACHE
+from daemon.storage.syncers import DiskFailed
 from store.errors import ConfigError
 
 VERSION: Final = 1

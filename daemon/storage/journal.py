@@ -6,15 +6,17 @@ scan takes neither records of an earlier lap for new ones, nor the rest of a tai
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
 import xxhash
 
-from daemon.storage.backend import DiskFailed, File, Source
+from daemon.storage.backend import File, Source
+from daemon.storage.head import Head, Mark
 from daemon.storage.limits import FRAME_BODY_MAX, PREWRITE_STEP
 from daemon.storage.records import HEADER_SIZE, well_formed
+from daemon.storage.syncers import DiskFailed
 from store.limits import MIB
 
 MAGIC: Final = 0x4A594831  # "1HYJ"
@@ -26,14 +28,6 @@ MARKS: Final = 512  # frame boundaries remembered over the ring, where a scan ma
 SCAN_CHUNK: Final = 1 * MIB
 PREWRITE_CHUNK: Final = 4 * MIB
 NO_BOUNDARY: Final = 1 << 63
-
-
-class Mark(NamedTuple):
-    """A frame boundary: where a scan may begin, and what it must know to begin there."""
-
-    position: int
-    sequence: int  # of the frame that begins here
-    chain: int  # checksum of the frame before
 
 
 START: Final = Mark(0, 1, 0)
@@ -60,8 +54,7 @@ class Journal:
         self.tail = start.position
         self._marks = [start]
         self._mark_step = size // MARKS
-        self._lap = -1
-        self._lap_end = 0
+        self.head: Head | None = None  # kept up to date with every append, once a start has compared it
         self._prewritten = min(file.size(), size)
         self.boundary = NO_BOUNDARY  # while zeros are written from here on, nothing may be appended behind it
         self.appended = 0  # bytes since this process opened the journal
@@ -106,6 +99,8 @@ class Journal:
         self.sequence += 1
         self.chain = chain
         self.appended += size
+        if self.head is not None:
+            self.head.store(self.position, self.sequence, chain)
         if self.position - self._marks[-1].position >= self._mark_step:
             self._marks.append(self.mark())
 
@@ -258,5 +253,4 @@ def payload_position(where: int, name: bytes) -> int:
     return where + HEADER_SIZE + len(name)
 
 
-__all__ = ["FRAME", "FRAME_SIZE", "Frame", "Journal", "JournalFull", "Mark", "START", "payload_position", "prewrite_all"]
 assert FRAME_SIZE == 32 and HEADER_SIZE == 88

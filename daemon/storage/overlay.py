@@ -67,11 +67,11 @@ CLEAN: Final = 0  # generation of an object that equals its row in the index
 
 
 class Obj:
-    """An object in memory. `generation` says when it was changed last: CLEAN, the present one, or that of the freeze."""
+    """An object in memory. `generation`: when it was changed last (CLEAN, the present one, or that of the freeze)."""
 
     __slots__ = (
-        "damaged", "exists", "frozen", "generation", "group", "name", "over", "size", "slot", "stored", "sums", "version",
-        "visible",
+        "damaged", "exists", "frozen", "generation", "group", "name", "over", "size", "slot", "stored", "sums",
+        "version", "visible",
     )  # fmt: skip
 
     def __init__(self, group: int, name: bytes) -> None:

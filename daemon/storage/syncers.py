@@ -11,9 +11,7 @@ import platform
 import struct
 from queue import SimpleQueue
 from threading import Thread
-from typing import Final
-
-from daemon.storage.backend import DiskFailed, PosixFile, Syncer
+from typing import Final, Protocol
 
 # io_setup, io_destroy, io_getevents, io_submit
 SYSCALLS: Final = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
@@ -24,10 +22,25 @@ IOCB_FLAG_RESFD: Final = 1
 UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EAGAIN})
 
 
+class DiskFailed(SystemExit):
+    """The disk can no longer be trusted. Derived from SystemExit so that event loops let it end the process."""
+
+
+class Syncer(Protocol):
+    """At most one sync of one file in flight, not blocking the caller."""
+
+    def submit(self) -> None: ...
+
+    def finished(self) -> bool:
+        """Whether the sync in flight has ended since. DiskFailed when it failed."""
+
+    def close(self) -> None: ...
+
+
 class AioSyncer:
     """One FDSYNC at a time through Linux AIO; OSError from the constructor when the kernel refuses it."""
 
-    def __init__(self, file: PosixFile, wake: int) -> None:
+    def __init__(self, fd: int, wake: int) -> None:
         numbers = SYSCALLS.get(platform.machine())
         if numbers is None:
             raise OSError(errno.ENOSYS, "no system call numbers for this machine")
@@ -36,7 +49,7 @@ class AioSyncer:
         self._context = ctypes.c_ulong(0)
         if self._syscall(setup, 8, ctypes.byref(self._context)) != 0:
             raise OSError(ctypes.get_errno(), "io_setup")
-        fields = (0, 0, 0, IOCB_CMD_FDSYNC, 0, file.fileno(), 0, 0, 0, 0, IOCB_FLAG_RESFD, wake)
+        fields = (0, 0, 0, IOCB_CMD_FDSYNC, 0, fd, 0, 0, 0, 0, IOCB_FLAG_RESFD, wake)
         self._request = ctypes.create_string_buffer(IOCB.pack(*fields), IOCB.size)
         self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
         self._event = ctypes.create_string_buffer(IO_EVENT.size)
@@ -74,8 +87,8 @@ class AioSyncer:
 class ThreadSyncer:
     """The same by a thread that sleeps on a queue."""
 
-    def __init__(self, file: PosixFile, wake: int) -> None:
-        self._file, self._wake = file, wake
+    def __init__(self, fd: int, wake: int) -> None:
+        self._fd, self._wake = fd, wake
         self._asked: SimpleQueue[bool] = SimpleQueue()
         self._ended: SimpleQueue[BaseException | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="sync", daemon=True)
@@ -85,9 +98,9 @@ class ThreadSyncer:
         while self._asked.get():
             outcome: BaseException | None = None
             try:
-                self._file.sync()
-            except DiskFailed as error:
-                outcome = error
+                os.fdatasync(self._fd)
+            except OSError as error:
+                outcome = DiskFailed(f"sync of the journal failed: {error.strerror}; the daemon stops")
             self._ended.put(outcome)
             os.eventfd_write(self._wake, 1)
 
@@ -107,11 +120,11 @@ class ThreadSyncer:
         self._thread.join()
 
 
-def open_syncer(file: PosixFile, wake: int) -> Syncer:
+def open_syncer(fd: int, wake: int) -> Syncer:
     """The cheapest syncer that works here."""
     try:
-        return AioSyncer(file, wake)
+        return AioSyncer(fd, wake)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        return ThreadSyncer(file, wake)
+        return ThreadSyncer(fd, wake)
