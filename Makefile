@@ -32,7 +32,7 @@ system: ## real processes, one test after the other
 
 bench: ## figures, with a raw disk and a RAM disk beside them
 	@tools/setup test
-	@$(PYTHON) tools/bench $(ARGS)
+	@$(PYTHON) tools/bench.py $(ARGS)
 
 soak: ## the simulator for as long as you like: ARGS="FIRST COUNT"
 	@tools/setup test

@@ -7,9 +7,11 @@ from typing import Annotated, Final
 import typer
 
 from store.cli.asking import ask, configured
+from store.cli.image_content import remove_image, shrink_image
 from store.cli.output import Json, say, seconds, show_json, show_table
 from store.client.config import ClientConfig
 from store.control.messages import ImageCreate, ImageInfo, ImageIs, ImageList, ImageResize, ImagesAre, ImageStat
+from store.errors import ConfigError
 from store.sizes import format_size, parse_size
 
 DEFAULT_POOL: Final = "main"
@@ -82,12 +84,38 @@ def info(context: typer.Context, image: Name, pool: Pool = None, as_json: Json =
 
 
 @app.command()
-def resize(context: typer.Context, image: Name, size: Size, pool: Pool = None, config: Config = None) -> None:
-    """Make an image larger. Then grow its file system, for example with resize2fs."""
+def resize(
+    context: typer.Context,
+    image: Name,
+    size: Size,
+    pool: Pool = None,
+    shrink: Annotated[
+        bool,
+        typer.Option("--shrink", help="Cut it: what lies beyond the new end is gone. Shrink the file system first."),
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Make an image larger, or with --shrink smaller. Then grow its file system, for example with resize2fs."""
     configuration = configured(context.obj, config)
-    message = ImageResize(pool=pool_or_default(configuration, pool), name=image, size=parse_size(size))
-    found = ask(configuration, message, ImageIs).image
-    say(f"image {found.pool}/{found.name} is now {format_size(found.size)}")
+    chosen, wanted = pool_or_default(configuration, pool), parse_size(size)
+    before = ask(configuration, ImageStat(pool=chosen, name=image), ImageIs).image.size
+    if wanted < before and not shrink:
+        raise ConfigError(f"image {image} has {format_size(before)}: say --shrink to cut it, and lose what is beyond")
+    if wanted < before:
+        shrink_image(configuration, chosen, image, wanted)
+    else:
+        ask(configuration, ImageResize(pool=chosen, name=image, size=wanted), ImageIs)
+    say(f"image {chosen}/{image} is now {format_size(wanted)}")
+
+
+@app.command("rm")
+def remove(context: typer.Context, image: Name, pool: Pool = None, config: Config = None) -> None:
+    """Remove an image with everything in it, for good. Refused while somebody has it open for writing."""
+    configuration = configured(context.obj, config)
+    chosen = pool_or_default(configuration, pool)
+    ask(configuration, ImageStat(pool=chosen, name=image), ImageIs)  # a wrong name is told at once
+    remove_image(configuration, chosen, image)
+    say(f"image {chosen}/{image} removed")
 
 
 def as_dict(image: ImageInfo) -> dict[str, object]:

@@ -14,7 +14,7 @@ from tests.system.local import LocalCluster
 WRITES = 150
 DAEMONS = ("daemon1", "daemon2", "daemon3")
 
-# Runs under the system's Python, whose libnbd it needs. Writes pseudo-random blocks, flushes, prints what is safe.
+# Runs under the system's Python, whose libnbd it needs. Writes blocks, flushes, prints what is safe, reads all back.
 WRITER = """
 import nbd, random, sys
 uri, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -27,6 +27,12 @@ for number in range(count):
     if number % 10 == 9:
         handle.flush()
         print(number + 1, flush=True)
+chance, expected = random.Random(seed), {}
+for number in range(count):
+    block, byte = chance.randrange(4096), chance.randrange(256)
+    expected[block] = byte
+if any(handle.pread(4096, block * 4096) != bytes([byte]) * 4096 for block, byte in expected.items()):
+    sys.exit("read other bytes than were written")
 handle.shutdown()
 """
 
@@ -116,6 +122,5 @@ def test_goes_on_without_the_master(cluster: LocalCluster, libnbd: None) -> None
     os.kill(master, signal.SIGSTOP)  # silent, not dead: `store up` does not start another
     try:
         assert writer.wait(60) == 0, writer.stderr.read().decode() if writer.stderr else ""
-        assert wrong_blocks(cluster, "book", 4, WRITES * 10) == 0
     finally:
         os.kill(master, signal.SIGCONT)
