@@ -112,15 +112,13 @@ class Exchange:
 
     def finished(self, now: float) -> list[Operation]:
         """Operations that have their answer; each is returned once."""
-        idle = []
-        for session_id, peer in self._active.items():
+        for peer in tuple(self._active.values()):
             completions = peer.endpoint.completions()
             if completions:
                 self._settle(now, peer, completions)
+        for peer in tuple(self._active.values()):
             if not peer.in_flight:
-                idle.append(session_id)
-        for session_id in idle:
-            del self._active[session_id]
+                del self._active[peer.session_id]
         finished = self._finished
         if finished:
             self._finished = []

@@ -175,7 +175,7 @@ class Machine:
 
     def check_durable(self) -> None:
         for block, number in self.durable.items():
-            assert self.number(self.cluster.synced.get(block)) >= number, f"block {block}: a flushed write is not durable"
+            assert self.number(self.cluster.synced.get(block)) >= number, f"block {block}: flushed, not durable"
 
 
 def run(seed: int, *, compare_verifier: bool = True, own_reads: bool = True) -> Machine:

@@ -1,5 +1,7 @@
 """The kept data of an image against the plainest model: a byte string and, per byte, what is kept."""
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,7 +87,7 @@ def test_parts_of_one_block_with_different_verifiers_are_never_confirmed() -> No
 def test_cuts_cover_a_range_and_split_it_at_blocks(start: int, length: int) -> None:
     cuts = list(_cuts(start, start + length))
     assert cuts[0][0] == start and cuts[-1][1] == start + length
-    assert all(left[1] == right[0] for left, right in zip(cuts, cuts[1:], strict=False))
+    assert all(left[1] == right[0] for left, right in pairwise(cuts))
     for low, high in cuts:
         whole = low % BLOCK == 0 and high % BLOCK == 0
         assert low < high and (whole or low // BLOCK == (high - 1) // BLOCK)
