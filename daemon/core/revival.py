@@ -84,9 +84,10 @@ def head_of(group: Group) -> Head:
 def answer(group: Group, m: ReviveAsk) -> None:
     """Tell another device what this one has; or that the group has moved on."""
     config = group.config
-    if config is None or m.order != group.order:
+    if config is not None and m.order != group.order:
         group.inform(m.who.device)
         return
     who = group.identity.present()
+    lossless = config is not None and who in config.in_sync
     epoch, n, _ = head_of(group) if group.whole else (-1, -1, None)  # a disk that claims nothing says so
-    group.outbox.send(m.who.device, ReviveTell(group.id, who, group.order, who in config.in_sync, epoch, n))
+    group.outbox.send(m.who.device, ReviveTell(group.id, who, m.order, lossless, epoch, n))

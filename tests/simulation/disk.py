@@ -11,6 +11,7 @@ from daemon.core.record import Entry
 from daemon.core.saved import DEVICE_KEY, Base, DeviceFields, GroupFields, SavedGroup
 from store.errors import Status
 from store.ids import GroupId
+from store.placement.config import GroupConfig
 from store.wire.header import Op
 
 Held = tuple[int | None, int, int]  # value, epoch, n
@@ -140,6 +141,14 @@ class Disk:
             else:
                 assert isinstance(fields, GroupFields)
                 self.fields[key] = fields
+
+    def adopted(self, group: int) -> GroupConfig | None:
+        """The newest configuration of the group that is stable here."""
+        fields = self.fields.get(group)
+        for op in self.ops[: self.synced - self.first]:
+            if isinstance(op, Meta):
+                fields = next((f for key, f in op.rows if key == group and isinstance(f, GroupFields)), fields)
+        return fields.config if fields else None
 
     def power_cut(self, rng: random.Random) -> None:
         """Only a prefix of the unsynced operations reached the platter."""

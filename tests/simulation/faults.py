@@ -138,12 +138,17 @@ class Faults:
         self.image = self.world.nodes[device].disk.platter()
 
     def _may_spoil(self, device: int) -> bool:
-        """At most one device per run is rolled back or lost, and never the last in-sync one of a group."""
+        """At most one device per run is rolled back or lost, and never the only one that knows itself in sync."""
         world = self.world
         if self.spoiled or world.master.closing or world.now >= HEAL - 1:
             return False
-        me = world.devices[device]
-        return all(any(d != me for d in config.devices()) for config in world.master.configs.values())
+        return all(self._another_knows(device, group) for group in world.master.configs)
+
+    def _another_knows(self, device: int, group: GroupId) -> bool:
+        """Else a master restored to an older state together with this fault would be two faults at one copy."""
+        config = self.world.master.configs[group]
+        others = [self.world.nodes[self.world.numbers[d]] for d in config.devices()]
+        return any(node.number != device and node.disk.adopted(group) == config for node in others)
 
     def _forget_messages(self, device: int) -> None:
         """What the device had asked of the master is lost with it."""

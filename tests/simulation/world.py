@@ -15,7 +15,7 @@ from store.wire.header import Op as Kind
 from tests.simulation import faults
 from tests.simulation.checkers import NEVER, Epochs, Image, Registers, ViolationError
 from tests.simulation.clients import Client, ImageClient, RegisterClient
-from tests.simulation.disk import Disk, apply_to
+from tests.simulation.disk import Disk, Objects
 from tests.simulation.faults import FOUNDED, HEAL, MASTER
 from tests.simulation.node import Node
 
@@ -243,23 +243,16 @@ class World:
         """The checkpoint and the log behind it must give the state."""
         assert node.core is not None
         held = node.core.groups[group]
-        base = dict(node.disk.objects.get(group, {}))
+        replayed = Objects(node.disk, stubborn=False)
         tables = type(held.tables)(held.tables.session_limit, held.tables.lock_limit)
         tables.load(node.disk.bases[group].tables if group in node.disk.bases else b"")
         for entry in held.log.between(held.base_n + 1, held.commit):
-            tables.apply(0.0, entry, _Onto(base))
-        if base != node.objects.applied.get(group, {}) or tables.encode() != held.tables.encode():
+            tables.apply(0.0, entry, replayed)
+        if (
+            replayed.applied.get(group, {}) != node.objects.applied.get(group, {})
+            or tables.encode() != held.tables.encode()
+        ):
             raise ViolationError(f"convergence: base and log of group {group} do not give its state")
-
-
-class _Onto:
-    """Just enough of a store for Tables.apply."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-
-    def apply(self, entry: Any) -> Any:
-        return apply_to(self.rows, entry)
 
 
 def describe(m: Any) -> str:
