@@ -23,9 +23,9 @@ from store.errors import Status
 from store.ids import GroupId
 from store.limits import BURST_MAX, COLD_READS_MAX, OBJECT_MAX
 from store.session.service import Service
-from store.wire.header import FIRST_MUTATION, Op
+from store.wire.header import FIRST_MUTATION, REPLY, Op
 from store.wire.listing import pack_listing
-from store.wire.message import Request
+from store.wire.message import OVERHEAD, Request
 
 log = structlog.get_logger()
 
@@ -114,9 +114,7 @@ class Clients:
         size = len(request.payload) if request.op in (Op.WRITE, Op.CREATE, Op.REPLACE) else request.size
         if request.offset + size > OBJECT_MAX:
             return Status.TOO_LARGE
-        if request.op != Op.DELETE and request.op < Op.FLUSH and not self._disk.admits(request.op, size):
-            return Status.NO_SPACE
-        return Status.OK
+        return self._disk.admit(request.op, size)
 
     def _refuse(self, request: Request, status: Status) -> None:
         if status is Status.REDIRECT or status is Status.UNKNOWN_GROUP:
@@ -149,30 +147,30 @@ class Clients:
             self._refuse_read(request, status)
             return
         self._counters.reads += 1
-        found = self._disk.stat(group, request.name)
-        if found is None:
-            self._reply_status(request, Status.NOT_FOUND)
+        found, version, size = self._disk.stat(group, request.name)
+        if found is not Status.OK:
+            self._reply_status(request, found)
             return
-        if request.sequence and request.sequence != found.version:
+        if request.sequence and request.sequence != version:
             self._reply_status(request, Status.CONFLICT)
             return
         slots = service.begin_data(request)
         if slots is None:
             return
-        outcome = self._disk.read_now(group, request.name, slots)
-        if outcome is None:
-            service.cancel_data()
-            self._read_cold(request)
-        elif outcome.status is not Status.OK:
-            service.cancel_data()
-            self._reply_status(request, outcome.status)
-        else:
-            order, verifier = self._marks(group)
-            service.end_data(
-                order=order, verifier=verifier, version=outcome.version, object_size=outcome.size, holes=outcome.holes
-            )
-            if service.ready >= BURST_MAX:
-                self.transmit()
+        for offset, views in slots:
+            outcome = self._disk.read(group, request.name, offset, views)
+            if outcome is None:
+                service.cancel_data()
+                self._read_cold(request)
+                return
+            if outcome[0] is not Status.OK:
+                service.cancel_data()
+                self._reply_status(request, outcome[0])
+                return
+        order, verifier = self._marks(group)
+        service.end_data(order=order, verifier=verifier, version=version, object_size=size)
+        if service.ready >= BURST_MAX:
+            self.transmit()
 
     def _refuse_read(self, request: Request, status: Status) -> None:
         if status is Status.BUSY:
@@ -194,7 +192,16 @@ class Clients:
             self._service.reply(request, Status.BUSY, object_size=BUSY_MS)
             return
         self._cold_reads += 1
-        warm = self._disk.warmer(GroupId(request.group), request.name, request.ranges)
+        group = GroupId(request.group)
+        reads = [
+            self._disk.cold_read(group, request.name, offset, [memoryview(bytearray(length))])
+            for offset, length in request.ranges
+        ]
+
+        def warm() -> None:
+            for read in reads:
+                read.run()
+
         future = asyncio.get_running_loop().run_in_executor(self._cold, warm)
         future.add_done_callback(lambda _: self._warmed(request, future))
 
@@ -225,20 +232,15 @@ class Clients:
 
     def _stat(self, request: Request) -> None:
         group = GroupId(request.group)
-        found = self._disk.stat(group, request.name)
-        if found is None:
-            self._reply_status(request, Status.NOT_FOUND)
-            return
+        status, version, size = self._disk.stat(group, request.name)
         order, verifier = self._marks(group)
-        self._service.reply(
-            request, Status.OK, order=order, verifier=verifier, version=found.version, object_size=found.size
-        )
+        self._service.reply(request, status, order=order, verifier=verifier, version=version, object_size=size)
 
     def _list(self, request: Request) -> None:
         group = GroupId(request.group)
         limit = min(max(1, request.size), LIST_ROWS_MAX)
         rows = self._disk.list(group, request.name, bytes(request.payload), limit + 1)
-        data, fitted = pack_listing(rows[:limit], self._service.room(request))
+        data, fitted = pack_listing(rows[:limit], min(request.fragment, request.budget) - OVERHEAD - REPLY.size)
         order, verifier = self._marks(group)
         more = not fitted or len(rows) > limit
         self._service.reply(request, Status.OK, order=order, verifier=verifier, object_size=int(more), data=data)

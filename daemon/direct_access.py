@@ -33,7 +33,7 @@ class DirectAccess:
 
     def _map(self) -> maps.StorageMap:
         host, port = self._listen
-        address = maps.Address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)
+        address = ("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)
         device = maps.Device(self._device, "local", "local", "", address, address, self._capacity)
         who = Who(self._device, 0)
         config = GroupConfig(0, FIRST_EPOCH, (self._device,), who, (who,), 1)

@@ -84,7 +84,6 @@ class Executor:
                     handlers[type(effect)](effect)
         finally:
             self._running = False
-        self._disk.pace()
         if self.after_run is not None:
             self.after_run()
 

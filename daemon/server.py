@@ -31,7 +31,10 @@ from daemon.peer_link import PeerListener
 from daemon.peers import PeerFrames, Peers
 from daemon.settings import Settings
 from daemon.standalone import DIRECT_GROUP, LocalArbiter
+from daemon.storage.backend import PosixBackend
 from daemon.storage.disk import Disk, Opened
+from daemon.storage.identity import NAME as IDENTITY
+from daemon.upkeep import Upkeep
 from store.addresses import Address, format_address
 from store.control.arbiter import FromMaster, Register, ToMaster
 from store.control.messages import DeviceRegistered, PoolUsage, RegisterDevice
@@ -40,7 +43,6 @@ from store.crypto.tls import Credentials, client_context, server_context
 from store.errors import ConfigError, StoreError
 from store.ids import DeviceId
 from store.limits import REGISTER_S
-from store.placement import storage_map as maps
 from store.placement.storage_map import StorageMap
 from store.session.service import Service
 
@@ -90,12 +92,14 @@ class Daemon:
             opened.groups,
             lossless=opened.lossless,
             draw=draw_incarnation,
-            objects=self._disk.objects,
+            objects=self._disk,
             limits=Limits(),
         )
         self._wire(credentials)
         await self._listen_to_peers(credentials)
-        self._disk.attach(self._loop, self._disk_wants)
+        self._upkeep = Upkeep(self._loop, self._disk, self._core, clock, self._executor.run)
+        self._cleanup.callback(self._upkeep.close)
+        self._upkeep.start()
         self._clients.start()
         if settings.metrics is not None:
             self._cleanup.callback(serve(settings.metrics, self._samples))
@@ -109,11 +113,14 @@ class Daemon:
         gc.set_threshold(50_000, 20, 50)
 
     def _open_disk(self, credentials: Credentials | None) -> Opened:
-        directory = self._settings.directory
-        if not Disk.exists(directory):
-            capacity = self._settings.capacity or int(free_bytes(directory) * DEFAULT_SHARE)
-            Disk.create(directory, cluster=cluster_of(credentials), journal=self._settings.journal, capacity=capacity)
-        return Disk.open(directory, cluster=None if credentials is None else cluster_of(credentials))
+        settings, cluster = self._settings, cluster_of(credentials)
+        backend = PosixBackend(settings.directory)
+        if backend.load(IDENTITY) is None:
+            capacity = settings.capacity or int(free_bytes(settings.directory) * DEFAULT_SHARE)
+            device = DeviceId(secrets.token_bytes(16))
+            Disk.create(backend, cluster=cluster, device=device, journal_size=settings.journal, capacity=capacity)
+            backend = PosixBackend(settings.directory)
+        return Disk.open(backend, cluster=cluster)
 
     def _wire(self, credentials: Credentials | None) -> None:
         """Everything that needs the core, in the order in which a write passes it."""
@@ -169,8 +176,9 @@ class Daemon:
 
     # The clock
     def _after_run(self) -> None:
-        """End of a tick: answers leave, and the timer is set to whoever wants to be called first."""
+        """End of a tick: answers leave, the disk keeps pace, and the timer is set to whoever is first to be called."""
         self._clients.transmit()
+        self._upkeep.after_batch()
         now = clock()
         due = self._core.deadline()
         service = self._service.deadline(now)
@@ -189,14 +197,6 @@ class Daemon:
         self._service.tick(now, time.time())
         self._executor.run()
 
-    def _disk_wants(self, checkpoint: bool, carry_before: int | None) -> None:
-        now = clock()
-        if checkpoint:
-            self._core.checkpoint(now)
-        if carry_before is not None:
-            self._core.carry(now, carry_before)
-        self._executor.run()
-
     # The master (owner of the control link, and where the core's words go)
     def tell(self, messages: list[ToMaster]) -> None:
         for message in messages:
@@ -206,23 +206,23 @@ class Daemon:
             self._master.tell(messages)
 
     def registration(self) -> RegisterDevice:
-        who, claim = self._core.who, self._claim
+        who, claim, room = self._core.who, self._claim, self._disk.room()
         return RegisterDevice(
             device=self.device,
-            cluster=self._disk.cluster,
+            cluster=self._disk.identity.cluster,
             incarnation=who.incarnation if who is not None else claim.incarnation if claim is not None else 0,
             claim=claim,
             address=advertised(self.address, self.peer_address),
             peer=advertised(self.peer_address, self.peer_address),
             host=self._settings.host or socket.gethostname(),
             zone=self._settings.zone,
-            capacity=self._disk.capacity,
-            used=self._disk.used,
+            capacity=room.capacity,
+            used=room.used,
         )
 
     def usage(self) -> tuple[int, int, tuple[PoolUsage, ...]]:
-        pools = tuple(PoolUsage(pool, objects, size) for pool, objects, size in self._disk.pools())
-        return self._disk.used, self._disk.free, pools
+        room = self._disk.room()
+        return room.used, room.free, ()
 
     def registered(self, answer: DeviceRegistered) -> None:
         log.info("registered", device=self.device.hex(), name=answer.name)
@@ -258,7 +258,7 @@ class Daemon:
 
     # Metrics
     def _samples(self) -> Iterable[Sample]:
-        own, service, disk = self.counters, self._service.counters, self._disk.gauges()
+        own, service, room = self.counters, self._service.counters, self._disk.room()
         yield ("reads", "READ requests answered from here", own.reads, True)
         yield ("writes", "mutations ordered here", own.writes, True)
         yield ("commits", "mutations committed and answered here", own.commits, True)
@@ -271,8 +271,10 @@ class Daemon:
         yield ("invalid_requests", "authentic datagrams that are no message", service.malformed, True)
         yield ("auth_failures", "datagrams that did not authenticate", service.unauthenticated, True)
         yield ("replays", "datagrams seen before", service.replays, True)
-        for name, text, value in disk:
-            yield (name, text, value, False)
+        yield ("journal_fill", "share of the journal in use", self._disk.pressure().fill, False)
+        yield ("checkpoints", "checkpoints completed", self._disk.checkpoints, True)
+        yield ("device_used_bytes", "bytes that objects take", room.used, False)
+        yield ("device_free_bytes", "bytes that objects may still take", room.free, False)
 
     # End
     async def run_until_stopped(self) -> None:
@@ -321,9 +323,9 @@ def cluster_of(credentials: Credentials | None) -> bytes:
     return named_by(credentials.authority)
 
 
-def advertised(address: Address, fallback: Address) -> maps.Address:
+def advertised(address: Address, fallback: Address) -> Address:
     """What others should dial: a wildcard is no address to send to."""
     host, port = address
     if host in ("0.0.0.0", "::"):
         host = socket.gethostbyname(socket.gethostname()) if fallback[0] in ("0.0.0.0", "::") else fallback[0]
-    return maps.Address(host, port)
+    return (host, port)

@@ -437,6 +437,11 @@ class Disk:
         return Pressure(fill, due, carry)
 
     @property
+    def tail(self) -> int:
+        """The journal's oldest position: records before it cannot be loaded any more."""
+        return self._journal.tail
+
+    @property
     def dirty(self) -> bool:
         """Whether a checkpoint would find something to do: an idle daemon starts one after a while."""
         return bool(self._table.dirty) and self._checkpoint.phase is Phase.IDLE

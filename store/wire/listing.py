@@ -19,7 +19,7 @@ class Listed(NamedTuple):
     version: int
 
 
-def pack_listing(rows: Iterable[Listed], room: int) -> tuple[bytes, bool]:
+def pack_listing(rows: Iterable[tuple[bytes, int, int]], room: int) -> tuple[bytes, bool]:
     """The rows that fit into `room` bytes, and whether all did."""
     out = bytearray()
     for name, size, version in rows:
