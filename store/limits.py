@@ -116,7 +116,10 @@ IMAGE_MAX: Final = 1 << 50  # bytes
 IMAGE_NAME_MAX: Final = 128  # bytes
 JOIN_TICKETS_MAX: Final = 1024  # made and not used
 JOIN_TICKET_LIFETIME_MAX_S: Final = 30 * 24 * 3600
+MASTER_TICK_S: Final = 1.0
+GENERATION_MAX: Final = 0xFFFF  # recovery generations; the top of a ticket's serial
 AUDIT_KEPT: Final = 10_000  # newest entries
+POOL_WAIT_MAX_S: Final = 60.0  # how long a pool may wait for its first devices
 
 assert KEY_ROTATION_S >= TICKET_LIFETIME_S  # no ticket outlives the key it was made with
 assert HEARTBEAT_S * 3 < DEVICE_SUSPECT_S < DEVICE_DOWN_S

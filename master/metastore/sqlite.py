@@ -6,6 +6,7 @@ gone, and so are the items written under it.
 
 import asyncio
 import itertools
+import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +49,7 @@ class SqliteStore:
         thread = ThreadPoolExecutor(1, "metastore")
         try:
             database = await asyncio.get_running_loop().run_in_executor(thread, _open, path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             thread.shutdown(wait=False)
             raise StoreFailed(f"cannot open {path}: {error}") from error
         except StoreFailed:
@@ -175,6 +176,7 @@ class SqliteStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it holds secrets; SQLite would use the umask
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
     try:
         database.execute("PRAGMA journal_mode = WAL")

@@ -174,13 +174,14 @@ class TicketIs(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class PoolCreate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Answer: PoolIs. BUSY while too few devices are registered, after waiting `wait` seconds for them."""
+    """Answer: PoolIs. BUSY if fewer than `devices` (or `replicas`) are up, after waiting `wait` seconds for them."""
 
     name: str
     replicas: int
     groups: int
     min_write: int = 1
     wait: float = 0.0
+    devices: int = 0
 
 
 class PoolList(msgspec.Struct, frozen=True, tag=True):
