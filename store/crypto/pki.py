@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from store.crypto.identity import Role
-from store.crypto.tls import CLUSTER_NAME_PREFIX
-from store.crypto.tls import cluster_of as cluster_of
-from store.crypto.tls import fingerprint as fingerprint
+from store.crypto.tls import CLUSTER_NAME_PREFIX, cluster_of
 from store.errors import ConfigError
+
+__all__ = ["Authority", "cluster_of", "create_authority", "create_key", "create_request", "issue", "load_authority"]
 
 AUTHORITY_DAYS: Final = 30 * 365
 CERTIFICATE_DAYS: Final = 10 * 365  # a machine in a cupboard must not drop out because nobody renewed it

@@ -8,7 +8,7 @@ import hashlib
 import os
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -88,8 +88,9 @@ def cluster_of(authority: str) -> bytes:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _believe(context, authority)
-    subjects = [dict(part[0] for part in entry["subject"]) for entry in context.get_ca_certs()]
-    name = str(subjects[0].get("commonName", "")) if subjects else ""
+    subjects = cast(list[dict[str, Any]], context.get_ca_certs())
+    names = [part[0][1] for part in subjects[0]["subject"] if part[0][0] == "commonName"] if subjects else []
+    name = str(names[0]) if names else ""
     if name.startswith(CLUSTER_NAME_PREFIX):
         with contextlib.suppress(ValueError):
             cluster = bytes.fromhex(name.removeprefix(CLUSTER_NAME_PREFIX))
