@@ -82,6 +82,14 @@ class BlockingClient:
             raise StoreError(Status.UNSUPPORTED, "there is no master here: this needs a cluster")
         return self.link.run(access.call(message, answer, deadline_s))
 
+    def gauges(self) -> tuple[tuple[str, str, float], ...]:
+        """(name, help, value), for metrics."""
+        return (
+            ("connections", "Sockets of the client.", float(self._opened)),
+            ("connections_idle", "Of them, those that no thread uses.", float(len(self._idle))),
+            ("map_epoch", "Of the storage map in use.", float(self._standing.storage_map.epoch)),
+        )
+
     # --- operations --------------------------------------------------------------------------------------------------
 
     def until(self) -> float:

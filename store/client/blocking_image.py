@@ -59,6 +59,11 @@ class BlockingImage:
     def writable(self) -> bool:
         return self.held.writable
 
+    @property
+    def kept_bytes(self) -> int:
+        """Acknowledged unstable data in memory."""
+        return self._core.kept.bytes
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read_into(self, offset: int, into: memoryview) -> None:

@@ -148,7 +148,7 @@ class Client:
         self._receiver = self._loop.create_task(self._receive(stream))
         return self
 
-    async def _receive(self, stream: asyncio_dgram.DatagramStream) -> None:
+    async def _receive(self, stream: asyncio_dgram.aio.DatagramStream) -> None:
         """What has queued up is taken without giving way: then one turn answers all of it."""
         try:
             while True:

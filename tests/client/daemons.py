@@ -6,6 +6,7 @@ other daemons redirect. `power_cut` takes everything back to what a durable requ
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 from store.addresses import Address
 from store.crypto.keys import KeyRing, Secrets, derive_ticket_key
@@ -157,7 +158,9 @@ class Daemon:
 
     def inspect(self, group: GroupId, request: Request) -> None:
         service, groups = self.service, self.groups
-        marks = {"order": groups.epoch[group], "verifier": groups.verifier[group], "version": groups.versions}
+        reply = partial(
+            service.reply, request, order=groups.epoch[group], verifier=groups.verifier[group], version=groups.versions
+        )
         content = groups.objects.get((group, request.name))
         if request.scope and request.generation < groups.fences.get((group, request.scope), 0):
             service.reply(request, Status.FENCED)
@@ -169,15 +172,15 @@ class Daemon:
                 if place == group and name.startswith(request.name) and name > after
             ]
             data, fitted = pack_listing(rows[: request.size], service.room(request))
-            service.reply(request, Status.OK, **marks, object_size=int(not fitted), data=data)
+            reply(status=Status.OK, object_size=int(not fitted), data=data)
         elif content is None:
-            service.reply(request, Status.NOT_FOUND, **marks)
+            reply(status=Status.NOT_FOUND)
         elif request.op == Op.STAT:
-            service.reply(request, Status.OK, **marks, object_size=len(content))
+            reply(status=Status.OK, object_size=len(content))
         else:
-            self.read(request, content, marks)
+            self.read(group, request, content)
 
-    def read(self, request: Request, content: bytes, marks: dict[str, int]) -> None:
+    def read(self, group: GroupId, request: Request, content: bytes) -> None:
         slots = self.service.begin_data(request)
         if slots is None:
             return
@@ -187,7 +190,11 @@ class Daemon:
                 part = content[at : at + len(view)]
                 view[: len(part)] = part
                 at += len(view)
-        self.service.end_data(**marks, object_size=len(content), holes=())
+        groups = self.groups
+        self.service.end_data(
+            order=groups.epoch[group], verifier=groups.verifier[group], version=groups.versions,
+            object_size=len(content), holes=(),
+        )  # fmt: skip
 
     def flush(self, now: float, send: Callable[[memoryview, int, object], None]) -> None:
         while sent := self.service.transmit(now):
@@ -202,7 +209,7 @@ def cluster(now: float, addresses: list[Address], groups: int = 8) -> tuple[Grou
     return state, daemons, storage_map(state, daemons)
 
 
-def storage_map(state: Groups, daemons: list[Daemon], epoch: int = 1) -> StorageMap:
+def storage_map(state: Groups, daemons: list[Daemon], epoch: int = 1, pool_name: str = "main") -> StorageMap:
     who = {daemon.device: Who(daemon.device, 1) for daemon in daemons}
     members = tuple(who)
     configs = [
@@ -214,7 +221,7 @@ def storage_map(state: Groups, daemons: list[Daemon], epoch: int = 1) -> Storage
         Device(daemon.device, f"d{index}", "here", "", daemon.address, daemon.address, OBJECT_MAX)
         for index, daemon in enumerate(daemons)
     )
-    pool = Pool(POOL, "main", len(members), len(configs), 1, pack_rows(configs, places, len(members)))
+    pool = Pool(POOL, pool_name, len(members), len(configs), 1, pack_rows(configs, places, len(members)))
     return StorageMap(1, bytes(16), 0, epoch, 1, POOL + 1, known, (pool,))
 
 

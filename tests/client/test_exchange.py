@@ -111,9 +111,7 @@ class World:
 
     def read(self, name: bytes, length: int, *, offset: int = 0, seconds: float = 60.0) -> Operation:
         group = self.map.pools[0].group_of(name)
-        return Operation(
-            Op.READ, group, name, self.now + seconds, offset=offset, into=memoryview(bytearray(length))
-        )
+        return Operation(Op.READ, group, name, self.now + seconds, offset=offset, into=memoryview(bytearray(length)))
 
     def stat(self, name: bytes) -> Operation:
         return Operation(Op.STAT, self.map.pools[0].group_of(name), name, self.now + 60.0)
@@ -144,7 +142,7 @@ def test_every_write_takes_effect_once_however_often_it_is_sent(seed: int) -> No
     world = World(seed, loss=0.1, repeat=0.1)
     rng, expected = random.Random(seed), {}
     for round_ in range(15):
-        writes = []
+        writes: list[Operation] = []
         for index in range(6):
             name = b"object.%d" % rng.randrange(10)
             payload = b"%d/%d" % (round_, index)
