@@ -160,13 +160,13 @@ class Secondary(Follower):
         group = self.group
         if group.proposal is None and now - max(group.granted, self._since) > self._grace():
             self._since = now  # asked once; the proposal repeats itself
-            self._ask_promotion()
+            self._ask_promotion(now)
         return False
 
     def _grace(self) -> float:
         return self.group.limits.grace
 
-    def _ask_promotion(self) -> None:
+    def _ask_promotion(self, now: float) -> None:
         """R9: first promise on disk to obey nothing of this epoch any more."""
         self.group.promise(self.group.adopted_config().epoch + 1, self.promised)
 

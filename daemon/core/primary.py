@@ -30,7 +30,7 @@ class Primary(Role):
     """One epoch (and process) of being primary."""
 
     __slots__ = (
-        "_audience", "_held", "_needed", "epoch", "fresh", "lease_until", "members_short", "peering", "peers",
+        "_audience", "_held", "_lessors", "epoch", "fresh", "lease_until", "members_short", "peering", "peers",
         "pending", "required", "since", "start",
     )  # fmt: skip
     name = "primary"
@@ -62,7 +62,7 @@ class Primary(Role):
 
     # ------------------------------------------------------- whom it depends on
     def others(self) -> tuple[Who, ...]:
-        """Members whose acknowledgement (R15) and lease (R8) count: in sync, and a proposed learner (R22)."""
+        """Members that count: in sync, and a proposed learner (R22)."""
         group = self.group
         me = group.identity.who
         joint = (group.joint,) if group.joint else ()
@@ -70,23 +70,34 @@ class Primary(Role):
 
     def recount(self) -> None:
         """After peers or the joint member changed. `required` is None while a needed member has not answered."""
-        self._needed = self.others()
         self._audience: tuple[DeviceId, ...] | None = None
-        known = [self.peers[who] for who in self._needed if who in self.peers]
-        self.required: list[Peer] | None = known if len(known) == len(self._needed) else None
+        self.required = self._known(self.ackers())
+        self._lessors = self._known(self.lessors())
         self.recount_leases()
+
+    def ackers(self) -> tuple[Who, ...]:
+        """Whose acknowledgements are needed (R15)."""
+        return self.others()
+
+    def lessors(self) -> tuple[Who, ...]:
+        """Whose leases are needed (R8)."""
+        return self.others()
+
+    def _known(self, whos: tuple[Who, ...]) -> list[Peer] | None:
+        known = [self.peers[who] for who in whos if who in self.peers]
+        return known if len(known) == len(whos) else None
 
     def recount_leases(self) -> None:
         """R8: all leases hold until the first of them ends."""
-        if self.required is None:
+        if self._lessors is None:
             self.lease_until = float("-inf")
         else:
-            self.lease_until = min([peer.lease for peer in self.required], default=float("inf"))
+            self.lease_until = min([peer.lease for peer in self._lessors], default=float("inf"))
 
     def audience(self) -> tuple[DeviceId, ...]:
         """Devices that get beats: needed members and joined learners."""
         if self._audience is None:
-            whos = dict.fromkeys((*self._needed, *self.peers))
+            whos = (*self.others(), *self.peers)
             self._audience = tuple(dict.fromkeys(who.device for who in whos))
         return self._audience
 
@@ -181,7 +192,7 @@ class Primary(Role):
         start = self.start
         config = group.adopted_config()
         verifier, order = config.continuity, group.order
-        rows = group.outbox.replies if now < self.lease_until else self._held
+        rows = group.outbox.replies if self._answers(now) else self._held
         entries, commit = log.entries, group.commit
         i = commit - log.after_n
         while commit < matched:
@@ -202,6 +213,10 @@ class Primary(Role):
                 entry.reply = None
         if len(self._held) > group.limits.replies_held:
             del self._held[: -group.limits.replies_held]
+
+    def _answers(self, now: float) -> bool:
+        """The answer to a write may reveal state (fenced, a sum), so it waits for the leases like any other (R11)."""
+        return now < self.lease_until
 
     def _activate(self) -> None:
         """Peering is over."""

@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 class Flight:
     """One request under way."""
 
-    __slots__ = ("covers", "entry", "issued", "request", "sent", "until")
+    __slots__ = ("covers", "entry", "issued", "request", "sent", "told", "until")
 
     def __init__(self, request: Request, issued: float, entry: Op | None = None, until: float = NEVER) -> None:
         self.request = request
@@ -50,6 +50,7 @@ class Flight:
         self.sent = issued
         self.entry = entry
         self.until = until
+        self.told = False  # where to go, by the last answer
         self.covers: list[Kept] = []
 
 
@@ -104,11 +105,19 @@ class Client:
     def receive(self, now: float, m: Answer) -> None:
         raise NotImplementedError
 
+    def retry(self, now: float, lane: Lane, flight: Flight) -> None:
+        """No answer, or one that said where to go."""
+        if not flight.told and self.world.rng.random() < 0.6:
+            self.elsewhere(lane)
+        flight.told = False
+        self.transmit(now, lane, flight)
+
     def turned_away(self, now: float, lane: Lane, flight: Flight, m: Answer) -> bool:
         """REDIRECT and BUSY: the same request again, perhaps elsewhere."""
         if m.status not in (Status.REDIRECT, Status.BUSY, Status.UNKNOWN_GROUP):
             return False
         self.elsewhere(lane, m.hint)
+        flight.told = m.hint is not None
         if m.status == Status.REDIRECT and m.hint is not None and now - flight.sent > 0.1:
             self.transmit(now, lane, flight)
         return True
@@ -137,9 +146,7 @@ class RegisterClient(Client):
             self.give_up(now, NEVER)
         elif now - self.op.sent > self.resend:
             lane = self.lanes[self.op.request.group]
-            if self.world.rng.random() < 0.6:
-                self.elsewhere(lane)
-            self.transmit(now, lane, self.op)
+            self.retry(now, lane, self.op)
 
     def _choose(self) -> tuple[Kind, bytes]:
         rng = self.world.rng
@@ -244,9 +251,7 @@ class ImageClient(Client):
         for lane in self.lanes.values():
             for flight in list(lane.flight.values()):
                 if now - flight.sent > self.resend:
-                    if self.world.rng.random() < 0.5:
-                        self.elsewhere(lane)
-                    self.transmit(now, lane, flight)
+                    self.retry(now, lane, flight)
         if self.held and now >= self.next_at and len(self.flights()) < 4:
             self._step(now)
 

@@ -64,11 +64,13 @@ class Objects:
         return None if key is None else Piece(key, msgspec.msgpack.encode((key, *rows[key])), key)
 
     def begin_copy(self, group: GroupId) -> None:
+        """The copy replaces the base piece by piece: until it stands there is none."""
         self.applied[group] = {}
+        self._disk.objects[group] = {}
 
     def install(self, group: GroupId, piece: bytes) -> None:
         key, value, epoch, n = msgspec.msgpack.decode(piece)
-        self.applied[group][key] = (value, epoch, n)
+        self.applied[group][key] = self._disk.objects[group][key] = (value, epoch, n)
 
     def end_copy(self, group: GroupId) -> None:
         """Nothing to remove: the copy began empty."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FEATURES: Final = (
     "loss", "dup", "slow", "partition", "crash", "power", "blackout", "pause", "drift", "master_down", "restore",
     "old_image", "replace", "small_log", "small_table", "takeover", "min_write", "colocated", "slow_read",
-    "far_master", "blink",
+    "far_master", "blink", "torn_tick",
 )  # fmt: skip
 FOUNDED: Final = 1.0  # until then nothing goes wrong
 HEAL: Final = 20.0  # from then on nothing goes wrong
@@ -113,6 +113,11 @@ class Faults:
         elif power:
             node.power_off()
         world.at(world.now + down, self._restart, node, node.life)
+
+    def dies_inside(self) -> bool:
+        """The process crashes between two effects of one tick."""
+        world = self.world
+        return world.has("torn_tick") and FOUNDED < world.now < HEAL - 1 and world.rng.random() < 0.004
 
     def _restart(self, node: Node, life: int) -> None:
         if node.life == life:

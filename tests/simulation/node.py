@@ -196,8 +196,14 @@ class Node:
     def drain(self) -> None:
         assert self.core is not None
         while batch := self.core.effects():
+            doomed = len(batch) > 1 and self.world.faults.dies_inside()
+            if doomed:
+                batch = batch[: self.world.rng.randrange(1, len(batch))]
             for effect in batch:
                 EXECUTE[type(effect)](self, effect)
+            if doomed:
+                self.world.faults.stop(self.number, False, 0.5)
+                return
 
     def _journal(self, effect: fx.Journal) -> None:
         self.disk.append(effect.entries)
