@@ -37,7 +37,8 @@ def read_join_ticket(text: str) -> JoinTicket:
     """Raises ConfigError if it was not copied whole."""
     word = "".join(text.split())
     try:
-        data = base64.b64decode(word.removeprefix(PREFIX) + "==", altchars=b"-_", validate=True)
+        coded = word.removeprefix(PREFIX)
+        data = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
         checksum, body = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
         ticket = msgspec.msgpack.decode(body, type=JoinTicket)
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:
