@@ -12,7 +12,7 @@ import ssl
 import struct
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final
+from typing import Final, cast
 
 import structlog
 
@@ -60,8 +60,8 @@ class Framing(asyncio.BufferedProtocol):
         """All frames of one receive have been handed out."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's TLS transports are no subclass of asyncio.Transport, though they have its methods
+        self.transport = cast(asyncio.Transport, transport)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
