@@ -105,7 +105,7 @@ class Gateway:
         self.meter = Meter()
         self._settings = settings
         self._client: BlockingClient | None = None
-        self._pool = settings.pool or DEFAULT_POOL
+        self._pool = DEFAULT_POOL
         self._open: dict[tuple[str, bool], _Open] = {}
         self._lock = threading.Lock()  # of `_open`; held while an image is opened, so that one is opened once
         self._stop_metrics: Callable[[], None] | None = None
@@ -113,6 +113,7 @@ class Gateway:
     def start(self) -> None:
         """Connects; call it after any fork. Raises StoreError and ConfigError, one line each."""
         settings = self._settings
+        self._pool = settings.pool or DEFAULT_POOL
         if settings.daemon is not None:
             self._client = BlockingClient.connect_direct(settings.daemon, settings.timeout_s)
         else:
