@@ -1,106 +1,68 @@
 """The client's end of one transport session with one daemon, without I/O.
 
-The shell calls `receive` for every buffer it drained from the socket, then `transmit` once and sends what it gives,
-takes `completions`, and calls `tick` (then `transmit`) when `deadline` has passed. See store/wire/PROTOCOL.md.
+One tick of the shell: `receive` for every buffer that the socket gave, `completions`, new `request`s and `read`s, then
+`transmit` once, and send what it gives. When `deadline` has passed: `tick`, then the same. See TRANSPORT.md.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from store.crypto.keys import derive_session_key
 from store.errors import Status
-from store.limits import BURST_MAX, LIVES_KEPT, REQUESTS_IN_FLIGHT
+from store.limits import LIVES_KEPT, NAME_MAX, OBJECT_MAX, REQUESTS_IN_FLIGHT
+from store.session.completion import Completion
 from store.session.credit import Credit
-from store.wire.cut import range_within
-from store.wire.header import (
-    DATA,
-    DATA_ECHO,
-    DATA_HOLE,
-    ECHO,
-    FRAGMENT,
-    HEADER,
-    HOLE,
-    NONCE,
-    RANGE,
-    TAG,
-    TICKET_LENGTH,
-    TICKETED,
-    Flag,
-    Kind,
-    Malformed,
-    Op,
-)
-from store.wire.message import OVERHEAD, STAMP_AT, pack_request, parse_reply, parse_retry
-from store.wire.ranges import Ranges
-from store.wire.replay import ReplayWindow
-from store.wire.seal import InvalidTag, cipher, clock_us, datagrams, seal
+from store.session.estimate import OneWayDelay, Smoothed
+from store.session.loss import Path
+from store.session.mtu import PathMtu
+from store.session.outbox import Outbox, Sent
+from store.session.read import Read
+from store.session.reader import Reader
+from store.session.writer import Mutation, Writer
+from store.wire.header import HEADER, NONCE, PROBE, Kind, Malformed, Op
+from store.wire.message import OVERHEAD, pack_request, parse_probe_ack, parse_reply, parse_retry
+from store.wire.replay import ReplayWindow, parse_ack
+from store.wire.seal import CLOCK_MASK, InvalidTag, cipher, clock_us, datagrams
 
-_WINDOW: Final = 1 << 20
-_RETRY_S: Final = 0.3
-Sent = tuple[memoryview, int]
+__all__ = ["Completion", "Endpoint"]
 
-
-class Completion:
-    """The end of a request. With BUSY, `length` is the number of milliseconds after which to try again."""
-
-    __slots__ = ("data", "length", "number", "object_size", "order", "status", "verifier", "version")
-
-    def __init__(
-        self, number: int, status: Status, order: int = 0, verifier: int = 0, version: int = 0, object_size: int = 0,
-        data: bytes = b"", length: int = 0,
-    ) -> None:
-        self.number = number
-        self.status = status
-        self.order = order
-        self.verifier = verifier
-        self.version = version
-        self.object_size = object_size
-        self.data = data  # of LIST and REDIRECT
-        self.length = length  # bytes read
-
-
-class _Asked:
-    __slots__ = (
-        "asked",
-        "deadline",
-        "due",
-        "fields",
-        "flags",
-        "got",
-        "head",
-        "into",
-        "length",
-        "message",
-        "name",
-        "number",
-        "offset",
-        "size",
-        "tries",
-        "version",
-    )
+GREETING: Final = 1200  # bytes of the first PROBE: a path that carries less is of no use
+PROBES_KEPT: Final = 4
+SUSPICION_TIMEOUTS: Final = 2
+RESIZE_FLUSHES: Final = 64  # after so many the datagram size is judged anew by the rate
+LOOPBACK_MTU: Final = 65_536
+_NEVER: Final = float("inf")
 
 
 class Endpoint:
+    """One session. Use from one thread, together with the other endpoints that share its `Credit`."""
+
     def __init__(
-        self, now: float, session_id: int, ticket: bytes, ticket_key: bytes, credit: Credit, *, mtu_hint: int = 65_535,
+        self, now: float, session_id: int, ticket: bytes, ticket_key: bytes, credit: Credit, *,
+        mtu_hint: int = LOOPBACK_MTU,
     ) -> None:
+        """`session_id`: 64 random bits, never used before with this ticket. `mtu_hint`: MTU of the local interface."""
         self._id = session_id
         self._cipher = cipher(derive_session_key(ticket_key, session_id))
-        self._ticket = TICKET_LENGTH.pack(len(ticket)) + ticket
-        self._attach = True
-        self._life = 0
+        self._outbox = Outbox(self._cipher, session_id, ticket)
+        self._mtu = PathMtu(now, mtu_hint)
+        self._outbox.size = self._mtu.size
+        self._done: list[Completion] = []
+        self._reader = Reader(self._outbox, credit, self._mtu, self._done)
+        self._writer = Writer(self._outbox, self._mtu, self._done)
+        self._life = 0  # of the daemon's process
         self._lives: list[int] = []
         self._window = ReplayWindow(0)
-        self._packet = 0
-        self._stamp = 0
-        self._number = 0
-        self._size = 1400 if mtu_hint < 60_028 else 60_000
-        self._credit = credit
-        self._queue: list[tuple[_Asked, int, int]] = []
-        self._open: dict[int, _Asked] = {}
-        self._bursts: dict[int, tuple[_Asked, int, int]] = {}
-        self._done: list[Completion] = []
         self._scratch = memoryview(bytearray(65_536))
-        self._now = now
+        self._reading, self._writing = OneWayDelay(), OneWayDelay()
+        self._heard = now
+        self._dirty = False  # something came since the last flush
+        self._flushes = 0
+        self._scan = _NEVER  # when the first request reaches its deadline
+        self._probes: dict[int, tuple[int, float]] = {}  # PROBEs in flight: packet -> size, time
+        self._probe_rtt = Smoothed()
+        self._prove = False  # a new stamp is to be shown to the daemon
+        self._greeted = -_NEVER  # when a PROBE was last sent to learn a stamp
+        self._greetings = 0
 
     # ---- asking
 
@@ -111,19 +73,22 @@ class Endpoint:
     ) -> int:
         """Send any request but READ; the number its `Completion` will have. `deadline`: seconds, on the clock of `now`.
 
-        `payload` must stay unchanged until then. Raises OverflowError with `REQUESTS_IN_FLIGHT` in progress.
+        `payload` must stay unchanged until then. It is repeated until it is answered, so mutations need a `sequence`
+        that the daemon can tell them by. Raises OverflowError with `REQUESTS_IN_FLIGHT` in progress, ValueError for
+        what no datagram can say.
         """
-        asked = self._new(now, deadline, flags)
-        span = sequence - floor if op >= Op.WRITE else self._size
-        asked.message = bytes(
-            pack_request(
-                op, flags, asked.number, group, name, left=max(1, int((deadline - now) * 1000)), order=order,
-                sequence=sequence, scope=scope, generation=generation, offset=offset, size=size, span=span, ack_delay=1,
-            )
-        ) + bytes(payload)
-        asked.into = None
-        self._queue.append((asked, 0, len(asked.message)))
-        return asked.number
+        if not 0 <= sequence - floor <= 0xFFFF or len(name) > NAME_MAX or len(payload) > OBJECT_MAX:
+            raise ValueError("a request whose name, payload or distance to the floor is too large")
+        number = self._new_number()
+        outbox = self._outbox
+        span = sequence - floor if op >= Op.WRITE else outbox.size
+        head = pack_request(
+            op, flags, number, group, name, left=0, order=order, sequence=sequence, scope=scope,
+            generation=generation, offset=offset, size=size, span=span, ack_delay=self._writer.ack_delay_ms,
+        )
+        self._writer.add(Mutation(number, head, payload, flags, deadline))
+        self._scan = min(self._scan, deadline)
+        return number
 
     def read(
         self, now: float, group: int, name: bytes, offset: int, length: int, into: memoryview, *, order: int = 0,
@@ -132,211 +97,255 @@ class Endpoint:
         """Read [offset, offset + length) of an object into `into`; the number its `Completion` will have.
 
         Holes are filled with zeros. `Completion.length` bytes were read: fewer than asked where the object ends.
-        With UNTORN all of it is of one version, else the completion is CONFLICT.
+        With UNTORN all of it is of one version, else the completion is CONFLICT. Raises as `request` does.
         """
-        asked = self._new(now, deadline, flags)
-        asked.fields = (group, name, order, scope, generation)
-        asked.into = into
-        asked.offset, asked.length = offset, length
-        asked.got = Ranges()
-        asked.version = asked.size = -1
-        asked.asked = 0
-        self._queue.append((asked, 0, length))
-        return asked.number
+        if not 0 < length <= len(into) or not 0 < len(name) <= NAME_MAX or not 0 <= offset <= OBJECT_MAX - length:
+            raise ValueError("a read outside of what an object, its name or the buffer can hold")
+        number = self._new_number()
+        read = Read(number, offset, length, into, flags, deadline)
+        read.group, read.name, read.order, read.scope, read.generation = group, name, order, scope, generation
+        self._reader.add(read)
+        self._scan = min(self._scan, deadline)
+        return number
 
-    def _new(self, now: float, deadline: float, flags: int) -> _Asked:
-        if len(self._open) >= REQUESTS_IN_FLIGHT:
+    def _new_number(self) -> int:
+        if len(self._reader.reads) + len(self._writer.requests) >= REQUESTS_IN_FLIGHT:
             raise OverflowError("too many requests in flight to one daemon: wait for some to complete")
-        self._number = self._number % 0xFFFF_FFFF + 1
-        asked = _Asked()
-        asked.number, asked.deadline, asked.flags, asked.tries = self._number, deadline, flags, 0
-        asked.due = now + _RETRY_S
-        self._open[self._number] = asked
-        return asked
+        return self._outbox.next_number()
 
     def cancel(self, number: int) -> None:
-        """Forget a request: nothing is written into its buffer from now on, and it does not complete."""
-        self._open.pop(number, None)
+        """Forget a request: nothing is written into its buffer from now on, and it does not complete.
+
+        A mutation may have been executed all the same, or be later.
+        """
+        self._reader.cancel(number)
+        self._writer.cancel(number)
 
     def completions(self) -> list[Completion]:
         """Requests that ended since the last call."""
-        done, self._done = self._done, []
+        done = self._done[:]
+        self._done.clear()
         return done
 
     # ---- sending
 
     def transmit(self, now: float) -> list[Sent]:
         """What to send now: (bytes, segment size or 0 for one datagram). Valid until the next call."""
-        sent: list[Sent] = []
-        queue, self._queue = self._queue, []
-        for asked, start, end in queue:
-            if asked.number not in self._open:
-                continue
-            if asked.into is not None:
-                self._ask(now, asked, start, end, sent)
-            else:
-                self._write(now, asked, start, end, sent)
-        return sent
+        if self._dirty:
+            self._flush()
+        outbox, reader, writer = self._outbox, self._reader, self._writer
+        outbox.begin(now)
+        if self._prove:
+            self._prove = False
+            self._send_probe(now, 0)
+        writer.pump(now)
+        reader.pump(now)
+        if writer.wanting:
+            self._greet(now)
+        elif outbox.stamp and outbox.packet:
+            self._search(now)
+        return outbox.finish()
 
-    def _emit(self, now: float, kind: int, body: bytes | memoryview, sent: list[Sent]) -> None:
-        ticket = self._ticket if self._attach else b""
-        size = HEADER.size + len(ticket) + len(body) + TAG
-        buffer = memoryview(bytearray(size))
-        at = HEADER.size + len(ticket)
-        buffer[HEADER.size : at] = ticket
-        buffer[at : at + len(body)] = body
-        kind |= TICKETED if ticket else 0
-        seal(self._cipher, buffer, 0, at, size, kind, clock_us(now), self._id, self._packet, 0)
-        self._packet += 1
-        sent.append((buffer, 0))
-
-    def _write(self, now: float, asked: _Asked, start: int, end: int, sent: list[Sent]) -> None:
-        message = bytearray(asked.message)
-        message[STAMP_AT : STAMP_AT + 8] = self._stamp.to_bytes(8, "little")
-        room = self._size - OVERHEAD - (len(self._ticket) if self._attach else 0)
-        if len(message) <= room:
-            self._emit(now, Kind.REQUEST, message, sent)
+    def _flush(self) -> None:
+        """Everything that came since the last call is marked: draw the conclusions once."""
+        self._dirty = False
+        now = self._heard
+        self._writer.flush(now)
+        self._reader.flush(now)
+        if self._mtu.fell:
+            self._mtu.fell = False
+            self._resize()
+            self._resend()
             return
-        if not self._stamp:
-            self._emit(now, Kind.PROBE, bytes(1000), sent)
-            return
-        room -= FRAGMENT.size
-        for at in range(start, end, room):
-            piece = message[at : at + room]
-            self._emit(now, Kind.FRAGMENT, FRAGMENT.pack(asked.number, at, len(message)) + piece, sent)
+        self._flushes += 1
+        if self._mtu.size != self._outbox.size or self._flushes % RESIZE_FLUSHES == 0:
+            self._resize()
 
-    def _ask(self, now: float, asked: _Asked, start: int, end: int, sent: list[Sent]) -> None:
-        group, name, order, scope, generation = asked.fields
-        at = start
-        while at < end or at == start:
-            length = min(end - at, range_within(BURST_MAX, self._size)) if end > at else 1
-            self._number = self._number % 0xFFFF_FFFF + 1
-            head = pack_request(
-                Op.READ, asked.flags, self._number, group, name, left=max(1, int((asked.deadline - now) * 1000)),
-                order=order, sequence=0, scope=scope, generation=generation, offset=0, size=0, span=self._size,
-                ack_delay=0,
-            )
-            head[STAMP_AT : STAMP_AT + 8] = self._stamp.to_bytes(8, "little")
-            self._bursts[self._number] = (asked, asked.offset + at, length)
-            self._emit(now, Kind.REQUEST, head + RANGE.pack(asked.offset + at, length), sent)
-            at += length
+    def _resize(self) -> None:
+        size = self._mtu.usable(self._pace())
+        if size != self._outbox.size:
+            self._outbox.size = size
+            self._reader.resize(size)
+            self._writer.resize(size)
+
+    def _paths(self) -> list[Path[Any]]:
+        return [*self._reader.paths(), *self._writer.paths()]
+
+    def _pace(self) -> float:
+        return max(path.pace for path in self._paths())
+
+    def _search(self, now: float) -> None:
+        """Try the next larger datagram, if it is time; only while the path is in use."""
+        if not (self._reader.reads or self._writer.requests):
+            return
+        size = self._mtu.probe(now, self._pace(), self._reader.paths()[0].base_rtt)
+        if size:
+            self._send_probe(now, size)
+
+    def _greet(self, now: float) -> None:
+        """Ask for a stamp."""
+        if now >= self._greeted + self._probe_rtt.timeout(0.0, self._greetings):
+            self._greeted = now
+            self._greetings += 1
+            self._send_probe(now, GREETING)
+
+    def _send_probe(self, now: float, size: int) -> None:
+        """A PROBE of `size` bytes that asks for an answer as long; 0: as short as possible."""
+        outbox = self._outbox
+        length = max(PROBE.size, size - outbox.overhead)
+        at = outbox.place(length)
+        PROBE.pack_into(outbox.buffer, at, outbox.stamp, size)
+        outbox.buffer[at + PROBE.size : at + length] = bytes(length - PROBE.size)
+        packet = outbox.packet
+        outbox.post(Kind.PROBE, length)
+        if len(self._probes) >= PROBES_KEPT:
+            del self._probes[next(iter(self._probes))]
+        self._probes[packet] = (size, now)
 
     # ---- receiving
 
     def receive(self, now: float, view: memoryview) -> None:
         """Take one received buffer. What does not authenticate, or was seen before, is ignored."""
-        for start, kind, end, _clock, identity, packet, life in datagrams(view):
-            if identity != self._id or not life:
+        scratch, window, nonce, decrypt = self._scratch, self._window, NONCE.pack, self._cipher.decrypt_into
+        reader, arrived = self._reader, clock_us(now)
+        last_clock, delay = -1, _NEVER
+        for start, kind, end, clock, identity, packet, life in datagrams(view):
+            if identity != self._id or life == 0 or (life == self._life and window.has(packet)):
                 continue
-            if life == self._life and self._window.has(packet):
-                continue
-            size = end - start - OVERHEAD
-            body = self._scratch[:size]
+            head = start + HEADER.size
+            body = scratch[: end - start - OVERHEAD]
             try:
-                self._cipher.decrypt_into(
-                    NONCE.pack(life, packet), view[start + HEADER.size : end], view[start : start + HEADER.size], body
-                )
+                decrypt(nonce(life, packet), view[head:end], view[start:head], body)
             except InvalidTag:
                 continue
-            if life != self._life and not self._reborn(now, life, packet):
-                continue
-            self._attach = False
-            self._window.add(packet)
+            if life != self._life:
+                if not self._meet(life, packet):
+                    continue
+                window = self._window
+            window.add(packet)
+            self._dirty = True
             try:
-                self._dispatch(now, kind, body)
+                if kind == Kind.DATA:
+                    if clock != last_clock:
+                        last_clock, delay = clock, self._reading.of(arrived, clock)
+                    reader.data(now, body, packet, delay)
+                else:
+                    self._other(now, kind, body, clock, end - start)
             except Malformed:
                 continue
+        if self._dirty:
+            self._heard = now
+            self._outbox.attach = False  # who answers knows the session
 
-    def _reborn(self, now: float, life: int, packet: int) -> bool:
+    def _meet(self, life: int, packet: int) -> bool:
+        """The daemon's process is not the one known so far; False if it is an earlier one, whose datagrams are old."""
         if life in self._lives:
             return False
-        first = self._life == 0
+        first = not self._lives
         self._lives = [*self._lives[1 - LIVES_KEPT :], life]
         self._life = life
         self._window = ReplayWindow(packet)
         if not first:
-            self._resend(now)
-            self._attach = True
+            self._reading, self._writing = OneWayDelay(), OneWayDelay()
+            self._reader.reborn()
+            self._writer.reborn()
         return True
 
-    def _dispatch(self, now: float, kind: int, body: memoryview) -> None:
-        if kind == Kind.DATA:
-            self._data(body)
-        elif kind == Kind.REPLY:
-            self._reply(body)
+    def _other(self, now: float, kind: int, body: memoryview, clock: int, size: int) -> None:
+        if kind == Kind.REPLY:
+            self._reply(now, body)
+        elif kind == Kind.ACK:
+            self._acknowledged(now, body, clock)
         elif kind == Kind.RETRY:
-            self._stamp = parse_retry(body)
-            self._resend(now)
-
-    def _resend(self, now: float) -> None:
-        for asked in self._open.values():
-            asked.due = now
-
-    def _reply(self, body: memoryview) -> None:
-        number, code, order, verifier, version, stamp, size, data = parse_reply(body)
-        if stamp:
-            self._stamp = stamp
-        burst = self._bursts.pop(number, None)
-        asked = self._open.pop(burst[0].number if burst else number, None)
-        if asked is None:
-            return
-        status = Status(code)
-        length = size if status is Status.BUSY else 0
-        self._done.append(Completion(asked.number, status, order, verifier, version, size, bytes(data), length))
-
-    def _data(self, body: memoryview) -> None:
-        if len(body) < DATA.size:
-            raise Malformed("shorter than a DATA")
-        _, flags, _, number, offset, size, order, verifier, version = DATA.unpack_from(body)
-        burst = self._bursts.get(number)
-        at = DATA.size + (ECHO.size if flags & DATA_ECHO else 0)
-        if burst is None or burst[0].number not in self._open or len(body) < at:
-            return
-        asked = burst[0]
-        into = asked.into
-        assert into is not None
-        if asked.version not in (-1, version) and asked.flags & Flag.UNTORN:
-            del self._open[asked.number]
-            self._done.append(Completion(asked.number, Status.CONFLICT, order, verifier, version, size))
-            return
-        asked.version, asked.size = version, size
-        start = offset - asked.offset
-        if flags & DATA_HOLE:
-            length = HOLE.unpack_from(body, at)[0]
-            if not 0 <= start <= start + length <= asked.length:
-                raise Malformed("a hole outside of what was asked")
-            into[start : start + length] = bytes(length)
+            self._retry(parse_retry(body))
+        elif kind == Kind.PROBE_ACK:
+            self._probed(now, body, size)
         else:
-            length = len(body) - at
-            if not 0 <= start <= start + length <= asked.length and length:
-                raise Malformed("data outside of what was asked")
-            into[start : start + length] = body[at:]
-        if length:
-            asked.got.add(start, start + length)
-        want = max(0, min(asked.length, size - asked.offset))
-        if asked.got.total >= want:
-            del self._open[asked.number]
-            self._done.append(Completion(asked.number, Status.OK, order, verifier, version, size, b"", want))
+            raise Malformed("a kind of datagram that daemons do not send")
+
+    def _reply(self, now: float, body: memoryview) -> None:
+        number, code, order, verifier, version, stamp, size, data = parse_reply(body)
+        if stamp and stamp != self._outbox.stamp:
+            self._outbox.stamp = stamp
+            self._prove = True
+        try:
+            status = Status(code)
+        except ValueError as error:
+            raise Malformed("a status that does not exist") from error
+        done = Completion(number, status, order, verifier, version, size, bytes(data))
+        if status is Status.BUSY:
+            done.length = size
+        if not self._reader.reply(now, number, done):
+            self._writer.reply(now, done)
+
+    def _acknowledged(self, now: float, body: memoryview, clock: int) -> None:
+        top, echoed, credit, bitmap = parse_ack(body)
+        if top >= self._outbox.packet:
+            raise Malformed("an ACK of what was never sent")
+        rtt = (clock_us(now) - echoed & CLOCK_MASK) * 1e-6
+        self._writer.acknowledged(now, top, bitmap, rtt, self._writing.of(clock, echoed), credit)
+        self._reader.acknowledged(top, bitmap)
+
+    def _retry(self, stamp: int) -> None:
+        """The daemon does not know this end's address: show it the stamp, and repeat what it refused."""
+        self._prove = True
+        if stamp != self._outbox.stamp:
+            self._outbox.stamp = stamp
+            self._greetings = 0
+            self._resend()
+
+    def _resend(self) -> None:
+        self._reader.fail_all()
+        self._writer.fail_all()
+
+    def _probed(self, now: float, body: memoryview, size: int) -> None:
+        packet, arrived = parse_probe_ack(body)
+        probe = self._probes.pop(packet, None)
+        if probe is None:
+            return
+        wanted, sent = probe
+        self._probe_rtt.add(now - sent)
+        for path in self._paths():
+            path.guess(now, now - sent)
+        self._mtu.arrived(now, size, sent)
+        if wanted and min(arrived, size) >= wanted:
+            self._mtu.answered(now, wanted)
+
+    def refused(self, now: float, size: int) -> None:
+        """The local stack refused to send a datagram of `size` bytes (EMSGSIZE): never try that again."""
+        self._mtu.refused(now, size)
+        self._resize()
+        self._resend()
 
     # ---- time
 
     def tick(self, now: float) -> None:
-        """Give up what is past its deadline, send again what got no answer. Then call `transmit`."""
-        for asked in list(self._open.values()):
-            if now >= asked.deadline:
-                del self._open[asked.number]
-                self._done.append(Completion(asked.number, Status.TIMEOUT))
-            elif now >= asked.due:
-                asked.tries += 1
-                asked.due = now + _RETRY_S * (1 << min(asked.tries, 4))
-                if asked.tries > 1:
-                    self._attach = True
-                if asked.into is None:
-                    self._queue.append((asked, 0, len(asked.message)))
-                else:
-                    end = asked.length if asked.size < 0 else max(0, min(asked.length, asked.size - asked.offset))
-                    self._queue.extend((asked, a, b) for a, b in asked.got.missing(0, end) or [(0, asked.length)])
+        """Give up what is past its deadline, find what is lost. Call when `deadline` has passed; then `transmit`."""
+        if self._dirty:
+            self._flush()
+        reader, writer = self._reader, self._writer
+        late = reader.expire(now) | writer.expire(now)
+        if now >= min(self._scan, writer.next_due):
+            soonest, overdue = writer.give_up(now)
+            self._scan = min(soonest, reader.give_up(now))
+            late |= overdue
+        if late:
+            self._outbox.attach = True  # perhaps the daemon was restarted, and knows the session no more
+            self._prove = self._prove or self._suspicious()
+        self._mtu.expire(now, self._probe_rtt.timeout(0.0, 0))
+
+    def _suspicious(self) -> bool:
+        """Whether large datagrams may be vanishing, which a small one would show."""
+        if self._mtu.suspicious():
+            return True
+        return any(path.timeouts >= SUSPICION_TIMEOUTS for path in self._paths())
 
     def deadline(self) -> float | None:
         """When `tick` and `transmit` want to be called next; None: nothing is in progress."""
-        return min((min(asked.due, asked.deadline) for asked in self._open.values()), default=None)
+        reader, writer = self._reader, self._writer
+        deadline = min(reader.deadline(), writer.deadline())
+        if reader.reads or writer.requests:
+            deadline = min(deadline, self._scan, writer.next_due, self._mtu.deadline(self._probe_rtt.timeout(0.0, 0)))
+            if writer.wanting:
+                deadline = min(deadline, self._greeted + self._probe_rtt.timeout(0.0, self._greetings))
+        return None if deadline == _NEVER else deadline

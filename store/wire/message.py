@@ -1,5 +1,6 @@
 """Requests as they travel: packing, and parsing with every check that needs no state. See PROTOCOL.md, section 4."""
 
+from struct import Struct
 from typing import Any, Final
 
 from store.limits import BURST_MAX, DATAGRAM_MAX, DATAGRAM_MIN, GSO_SEGMENTS_MAX, NAME_MAX, OBJECT_MAX, RANGES_MAX
@@ -8,7 +9,9 @@ from store.wire.header import HEADER, PROBE, PROBE_ACK, RANGE, REPLY, REQUEST, R
 
 OVERHEAD: Final = HEADER.size + TAG  # bytes of every datagram around its plaintext
 LEFT_AT: Final = 12  # where the milliseconds left stand in a REQUEST
+LEFT: Final = Struct("<I")
 STAMP_AT: Final = 40  # where the address stamp stands in a REQUEST
+STAMP: Final = Struct("<Q")
 RECORD_ROOM: Final = 88  # bytes kept free before a name, for the header of a journal record
 HEADROOM: Final = RECORD_ROOM - REQUEST.size  # so a message is placed this far into its `body`
 BURST_WIRE_MAX: Final = 65_507  # one send with segmentation

@@ -1,0 +1,350 @@
+"""Reads of one endpoint: cuts them into bursts, asks as windows and pacing allow, takes the answers."""
+
+from collections import deque
+from typing import Final
+
+from store.errors import Status
+from store.limits import BURST_MAX, KIB, MIB
+from store.session.completion import Completion
+from store.session.credit import Credit
+from store.session.loss import Ask, AskPath
+from store.session.mtu import PathMtu
+from store.session.outbox import Outbox
+from store.session.pacing import burst_size
+from store.session.read import IP_UDP, Parts, Read, wire_size
+from store.session.tide import BACKGROUND, FOREGROUND, Tide
+from store.wire.cut import DATA_OVERHEAD, ECHO_SIZE, answer_size, fragments
+from store.wire.header import DATA, DATA_ECHO, DATA_HOLE, ECHO, HOLE, RANGE, REQUEST, Flag, Kind, Malformed, Op
+from store.wire.message import OVERHEAD
+
+SMALL: Final = 64 * KIB  # reads up to this go before larger ones
+LONE: Final = 3  # datagrams that may always be asked for when nothing is in flight
+PARKED_MAX: Final = 4 * MIB
+CREDIT_WAIT_S: Final = 0.01  # until a path that the common credit stopped looks again, if nobody wakes it
+_AROUND: Final = DATA_OVERHEAD + ECHO_SIZE + IP_UDP
+_ZEROS: Final = bytes(BURST_MAX)
+_NEVER: Final = float("inf")
+
+
+class Reader:
+    """All reads of one endpoint."""
+
+    __slots__ = (
+        "_background", "_bulk", "_credit", "_credited", "_done", "_large", "_mtu", "_outbox", "_path", "_small",
+        "_wake", "reads",
+    )
+
+    def __init__(self, outbox: Outbox, credit: Credit, mtu: PathMtu, done: list[Completion]) -> None:
+        self._outbox = outbox
+        self._credit = credit
+        self._mtu = mtu
+        self._done = done
+        self.reads: dict[int, Read] = {}
+        self._small: deque[Read] = deque()
+        self._large: deque[Read] = deque()
+        self._bulk: deque[Read] = deque()  # background
+        self._path = AskPath(Tide(outbox.size + IP_UDP, FOREGROUND))
+        self._background: AskPath | None = None
+        self._credited = 0  # what this endpoint has taken of the credit
+        self._wake = _NEVER  # when pacing or the credit lets the next burst go
+
+    def paths(self) -> tuple[AskPath, ...]:
+        return (self._path,) if self._background is None else (self._path, self._background)
+
+    # ---- asking
+
+    def add(self, read: Read) -> None:
+        """Take a read over; it is asked for by the next `pump`."""
+        self.reads[read.number] = read
+        self._queue(read).append(read)
+
+    def _queue(self, read: Read) -> deque[Read]:
+        if read.flags & Flag.BACKGROUND:
+            if self._background is None:
+                self._background = AskPath(Tide(self._outbox.size + IP_UDP, BACKGROUND))
+            return self._bulk
+        return self._small if read.length <= SMALL else self._large
+
+    def pump(self, now: float) -> None:
+        """Ask for what may be asked for now."""
+        self._wake = _NEVER
+        if self._small:
+            self._ask_queue(now, self._path, self._small)
+        if self._large and not self._small:
+            self._ask_queue(now, self._path, self._large)
+        if self._bulk and self._background is not None:
+            self._ask_queue(now, self._background, self._bulk)
+
+    def _ask_queue(self, now: float, path: AskPath, queue: deque[Read]) -> None:
+        """Ask for the reads of `queue` in order, until window, credit or pacing says stop."""
+        credit = self._credit
+        while queue:
+            read = queue[0]
+            if read.ended or not read.waiting:
+                queue.popleft()
+            elif read.deadline < now + path.base_rtt:
+                self.end(read, Completion(read.number, Status.TIMEOUT))
+            else:
+                size = self._outbox.size
+                burst = self._allowed(now, path, read, size)
+                if not burst:
+                    return
+                wire = self._ask(now, path, read, burst, size, len(queue) > 1)
+                credit.used += wire
+                self._credited += wire
+
+    def _allowed(self, now: float, path: AskPath, read: Read, size: int) -> int:
+        """Bytes on the wire that may be asked for now; 0: not yet."""
+        tide, full = path.tide, size + IP_UDP
+        left = read.length - read.asked
+        if read.retry or left + _AROUND > full:
+            burst = burst_size(path.pace, tide.window, full)
+            if not read.retry:
+                burst = min(burst, answer_size(left, size) + fragments(left, size) * IP_UDP)
+            least = min(burst, tide.window / 4)
+        else:
+            least = burst = left + _AROUND
+        if path.flight <= 0 and burst <= LONE * full:
+            return burst
+        if path.parked > PARKED_MAX:
+            return 0
+        room = tide.window - path.flight
+        credit = self._credit.room()
+        if credit < room:
+            room = credit
+            if room < burst:
+                self._credit.short()
+                self._wake = min(self._wake, now + CREDIT_WAIT_S)
+        if room < burst:
+            if path.flight > 0 and room < least:
+                return 0
+            burst = max(int(room), full)
+        if path.pacer.next > now:
+            self._wake = min(self._wake, path.pacer.next)
+            return 0
+        return burst
+
+    def _ask(self, now: float, path: AskPath, read: Read, burst: int, size: int, more: bool) -> int:
+        """Send one READ for at most `burst` bytes on the wire; how many they will be."""
+        number = self._outbox.next_number() if read.asked else read.number
+        parts = read.take(max(1, burst // (size + IP_UDP)), size)
+        if not parts:
+            return 0
+        if len(parts) == 1:
+            count, each = wire_size(parts[0][1], size)
+        else:
+            sizes = [wire_size(length, size) for _, length in parts]
+            count = sum(count for count, _ in sizes)
+            each = sum(count * each for count, each in sizes) // count
+        self._post(now, read, number, parts, size)
+        ask = Ask(self._outbox.packet - 1, count, each, number, path.asked, read, parts, size)
+        path.asked += 1
+        path.numbers[number] = ask
+        wire = count * each
+        path.send(now, ask, (more or read.waiting) and path.flight + wire > path.tide.window / 2)
+        return wire
+
+    def _post(self, now: float, read: Read, number: int, parts: Parts, size: int) -> None:
+        outbox, name = self._outbox, read.name
+        at = outbox.place(REQUEST.size + len(name) + len(parts) * RANGE.size)
+        buffer = outbox.buffer
+        version = read.version if read.version > 0 and read.flags & Flag.UNTORN else 0
+        REQUEST.pack_into(
+            buffer, at, Op.READ, read.flags, len(name), number, read.group, max(1, int((read.deadline - now) * 1000)),
+            read.order, version, read.scope, outbox.stamp, read.generation, 0, 0, size, 0, 0,
+        )
+        end = at + REQUEST.size + len(name)
+        buffer[at + REQUEST.size : end] = name
+        for offset, length in parts:
+            RANGE.pack_into(buffer, end, offset, length)
+            end += RANGE.size
+        outbox.post(Kind.REQUEST, end - at)
+
+    # ---- answers
+
+    def _find(self, number: int) -> tuple[AskPath, Ask | None]:
+        path = self._path
+        ask = path.numbers.get(number)
+        if ask is None and self._background is not None:
+            path = self._background
+            ask = path.numbers.get(number)
+        return path, ask
+
+    def data(self, now: float, body: memoryview, packet: int, delay: float) -> None:
+        """A DATA in the daemon's `packet`; `delay` is its one-way delay. Raises `Malformed`."""
+        if len(body) < DATA.size:
+            raise Malformed("shorter than a DATA")
+        _, flags, index, number, offset, object_size, order, verifier, version = DATA.unpack_from(body)
+        path, ask = self._find(number)
+        if ask is None:
+            return
+        at = DATA.size
+        if flags & DATA_ECHO:
+            at += ECHO.size
+            if len(body) < at:
+                raise Malformed("a DATA shorter than its ECHO")
+            self._echo(now, path, ask, packet, body)
+        if delay < path.delay:  # noqa: PLR1730 - `min` costs four times as much, for each datagram
+            path.delay = delay
+        parts, read = ask.parts, ask.read
+        lone = ask.count == 1
+        where, length = parts[0] if lone and len(parts) == 1 else read.place(parts, ask.span, index)
+        exists = min(length, object_size - where)
+        if index >= ask.count or where != offset:
+            raise Malformed("a DATA that was not asked for")
+        if not path.mark_data(now, ask, index, packet):
+            return
+        if self._mtu.lost_in_row:
+            self._mtu.arrived(now, len(body) + OVERHEAD, ask.sent)
+        if exists < length:
+            exists = max(exists, 0)
+            path.shorten(ask, Read.exists(parts, ask.span, object_size))
+        if read.ended:
+            return
+        if read.version != version:
+            if read.version >= 0 and read.flags & Flag.UNTORN:
+                self.end(read, Completion(read.number, Status.CONFLICT, order, verifier, version, object_size))
+                return
+            read.version = max(read.version, version)
+        read.object_size = object_size if read.object_size < 0 else min(read.object_size, object_size)
+        start = offset - read.offset
+        if flags & DATA_HOLE:
+            exists = self._hole(path, ask, index, HOLE.unpack_from(body, at)[0] if len(body) >= at + 4 else -1, offset)
+            read.into[start : start + exists] = _ZEROS[:exists]
+        elif exists != len(body) - at:
+            raise Malformed("a DATA of the wrong length")
+        elif exists:
+            read.into[start : start + exists] = body[at:]
+        if exists:
+            read.got.add(start, start + exists)
+        if (lone and exists == read.length) or read.complete():
+            done = Completion(read.number, Status.OK, order, verifier, read.version, read.object_size)
+            done.length = read.want()
+            self.end(read, done)
+
+    def _echo(self, now: float, path: AskPath, ask: Ask, packet: int, body: memoryview) -> None:
+        top, received, answered, held_us = ECHO.unpack_from(body, DATA.size)
+        path.echoed(packet, top, received, answered)
+        if ask.packet > path.largest:
+            path.largest = ask.packet
+            held = held_us * 1e-6
+            path.held.add(held)
+            path.sampled(ask, now - ask.sent - held)
+
+    @staticmethod
+    def _hole(path: AskPath, ask: Ask, index: int, length: int, offset: int) -> int:
+        """A DATA that stands for a whole range of zeros; its length. Raises `Malformed`."""
+        first = 0
+        for start, whole in ask.parts:
+            count = fragments(whole, ask.span)
+            if index == first and start == offset and 0 <= length <= whole:
+                path.shorten(ask, ask.full & ~((1 << count) - 2 << first))
+                return length
+            first += count
+        raise Malformed("a hole that was not asked for")
+
+    def reply(self, now: float, number: int, completion: Completion) -> bool:
+        """A REPLY that ends a READ without data; whether `number` is one of these."""
+        path, ask = self._find(number)
+        if ask is None:
+            return False
+        path.shorten(ask, ask.got | 1)
+        path.mark(now, ask, 1)
+        if not ask.read.ended:
+            completion.number = ask.read.number
+            self.end(ask.read, completion)
+        return True
+
+    def acknowledged(self, top: int, bitmap: int) -> None:
+        """An ACK: which requests the daemon has."""
+        for path in self.paths():
+            path.seen(top, bitmap)
+
+    def end(self, read: Read, completion: Completion) -> None:
+        """Finish a read."""
+        read.ended = True
+        if self.reads.pop(read.number, None) is not None:
+            self._done.append(completion)
+
+    def cancel(self, number: int) -> None:
+        """Forget a read: nothing is written into its buffer any more."""
+        read = self.reads.pop(number, None)
+        if read is not None:
+            read.ended = True
+
+    # ---- after a batch, and time
+
+    def flush(self, now: float) -> None:
+        """All arrivals of a batch are marked: find losses, move windows, give credit back."""
+        for path in self.paths():
+            acked = path.acked
+            if acked:
+                lost = path.flush(now)
+                self._credit.arrived(now, path, acked, lost)
+                self._mtu.earned += acked
+            if path.losses:
+                self._take_losses(path)
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring the common credit to what is in flight now."""
+        flight = self._path.flight if self._background is None else self._path.flight + self._background.flight
+        if flight != self._credited:
+            self._credit.used += flight - self._credited
+            self._credited = flight
+
+    def _take_losses(self, path: AskPath) -> None:
+        for ask, missing in path.losses:
+            self._mtu.lost(ask.size - IP_UDP, ask.sent, missing.bit_count() if ask.got else 1)
+            read = ask.read
+            if not read.ended:
+                waiting = read.waiting
+                read.lost(ask.parts, ask.span, missing)
+                if not waiting:
+                    self._queue(read).appendleft(read)
+        path.losses.clear()
+
+    def fail_all(self) -> None:
+        """Ask again for everything in flight."""
+        for path in self.paths():
+            path.fail_all()
+            self._take_losses(path)
+        self.settle()
+
+    def reborn(self) -> None:
+        """Another process of the daemon answers from now on."""
+        for path in self.paths():
+            path.forget_daemon()
+            path.tide.base.forget()
+        self.fail_all()
+
+    def resize(self, size: int) -> None:
+        """Datagrams of up to `size` bytes from now on."""
+        for path in self.paths():
+            path.tide.size = size + IP_UDP
+
+    def expire(self, now: float) -> bool:
+        """Let time pass; True if a probe timeout fired."""
+        fired = False
+        for path in self.paths():
+            if now >= path.deadline():
+                fired |= path.expire(now)
+                if path.losses:
+                    self._take_losses(path)
+        self.settle()
+        return fired
+
+    def give_up(self, now: float) -> float:
+        """Complete reads past their deadline; the next deadline."""
+        soonest = _NEVER
+        for read in list(self.reads.values()):
+            if now >= read.deadline:
+                self.end(read, Completion(read.number, Status.TIMEOUT))
+            elif read.deadline < soonest:
+                soonest = read.deadline
+        return soonest
+
+    def deadline(self) -> float:
+        """When `pump` or `expire` has something to do; infinite: only after something was received."""
+        deadline = min(self._wake, self._path.deadline())
+        return deadline if self._background is None else min(deadline, self._background.deadline())
