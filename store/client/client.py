@@ -11,7 +11,6 @@ is a few times faster than on asyncio's own loop; it works on either.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -21,25 +20,24 @@ import msgspec
 
 from store.addresses import Address
 from store.client.access import Access, DirectAccess, MasterAccess
+from store.client.async_image import Image
 from store.client.config import ClientConfig
+from store.client.connection import clock
 from store.client.exchange import Exchange
+from store.client.image_lease import close_held, default_holder, open_held
 from store.client.names import DirectNamespace, MasterNamespace, Namespace
 from store.client.operation import Operation
 from store.client.pool import Pool
 from store.client.routing import Router
 from store.client.sessions import SessionOpener
 from store.client.sockets import Sender, family_of, open_socket
+from store.control.messages import Mode
 from store.errors import Status, StoreError
 from store.limits import CLIENT_BATCH, CLIENT_GIVES_UP_S, CLIENT_WAITING_MAX, CONTROL_CALL_S
 
 A = TypeVar("A", bound=msgspec.Struct)
 
 _LATE_S: Final = 0.5  # after an operation's own deadline, an answer is due at the latest
-
-
-def clock() -> float:
-    """Seconds on CLOCK_BOOTTIME, the clock of all deadlines here."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Client:
@@ -98,6 +96,20 @@ class Client:
     def pool(self, name: str) -> Pool:
         """Raises StoreError NOT_FOUND if the map has no such pool."""
         return Pool(self, self.namespace.pool(name))
+
+    async def open_image(self, pool: str, name: str, mode: Mode = Mode.WRITE, holder: str = "") -> Image:
+        """Takes the lock (Mode.READ: none), and fences whoever had it before. Raises StoreError: NOT_FOUND, BUSY."""
+        if not isinstance(self.access, MasterAccess):
+            raise StoreError(Status.UNSUPPORTED, "images are opened by way of a master here: this needs a cluster")
+        names = self.namespace.pool(pool)
+        image = Image(self, await open_held(self.access, names, name, mode, holder or default_holder("client")))
+        if image.held.writable:
+            try:
+                await image.fence()
+            except BaseException:
+                await close_held(self.access, image.held)
+                raise
+        return image
 
     async def call(self, message: msgspec.Struct, answer: type[A], deadline_s: float = CONTROL_CALL_S) -> A:
         """A call to the master. Raises StoreError; UNSUPPORTED without a master."""

@@ -171,7 +171,7 @@ class Daemon:
                 for (place, name), content in sorted(groups.objects.items())
                 if place == group and name.startswith(request.name) and name > after
             ]
-            data, fitted = pack_listing(rows[: request.size], service.room(request))
+            data, fitted = pack_listing(rows[: request.size], min(request.fragment, request.budget) - 200)
             reply(status=Status.OK, object_size=int(not fitted), data=data)
         elif content is None:
             reply(status=Status.NOT_FOUND)
