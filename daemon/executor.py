@@ -56,6 +56,7 @@ class Executor:
         self.answer: Callable[[list[ReplyRow]], None] | None = None
         self.after_run: Callable[[], None] | None = None  # answers leave, the timer is set anew
         self._running = False
+        self._held: list[Entry] = []  # written in this tick: their bodies lie in buffers of the tick
         self._handlers: dict[type[Effect], Callable[..., None]] = {
             Journal: self._journal,
             Cut: self._cut,
@@ -84,8 +85,15 @@ class Executor:
                     handlers[type(effect)](effect)
         finally:
             self._running = False
+        self._let_go()
         if self.after_run is not None:
             self.after_run()
+
+    def _let_go(self) -> None:
+        """Buffers of this tick are used again: from now on only the journal has these records' bytes."""
+        for entry in self._held:
+            entry.body = entry.payload = None
+        self._held.clear()
 
     def _done(self, token: int) -> None:
         self._core.complete(self._clock(), token)
@@ -94,6 +102,7 @@ class Executor:
     # Disk
     def _journal(self, effect: Journal) -> None:
         self._disk.append(effect.entries)
+        self._held += effect.entries
         self._counters.batches += 1
 
     def _cut(self, effect: Cut) -> None:
