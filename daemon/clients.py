@@ -33,6 +33,7 @@ BUSY_MS: Final = 5  # what a client waits before it asks a group again that cann
 SUSPENDED_MS: Final = 100
 LIST_ROWS_MAX: Final = 1000
 _KNOWN_MUTATIONS: Final = frozenset(int(op) for op in Op if op >= FIRST_MUTATION)
+_WITH_PAYLOAD: Final = frozenset({int(Op.WRITE), int(Op.CREATE), int(Op.REPLACE)})
 _sum_of: Final = xxhash.xxh3_64_intdigest
 
 
@@ -93,12 +94,12 @@ class Clients:
         entry.group, entry.op, entry.flags = request.group, request.op, request.flags
         entry.serial, entry.sequence, entry.floor = request.serial, request.sequence, request.floor
         entry.scope, entry.generation = request.scope, request.generation
-        entry.name, entry.offset, entry.size = request.name, request.offset, request.size
+        entry.name, entry.offset = request.name, request.offset
         entry.n, entry.where = 0, -1
-        if payload:
-            entry.payload, entry.payload_sum = payload, _sum_of(payload)
+        if request.op in _WITH_PAYLOAD:
+            entry.payload, entry.size, entry.payload_sum = payload, len(payload), _sum_of(payload)
         else:
-            entry.payload, entry.payload_sum = None, 0
+            entry.payload, entry.size, entry.payload_sum = None, request.size, 0
         entry.body, entry.reply = request.body, request
         verdict = self._core.admit(now, entry)
         if verdict is not None:
@@ -111,7 +112,12 @@ class Clients:
         """What is wrong with a mutation whatever the state of its group; OK: nothing."""
         if request.op not in _KNOWN_MUTATIONS:
             return Status.UNSUPPORTED
-        size = len(request.payload) if request.op in (Op.WRITE, Op.CREATE, Op.REPLACE) else request.size
+        if request.op in _WITH_PAYLOAD:
+            size = len(request.payload)
+        elif request.payload:
+            return Status.INVALID
+        else:
+            size = request.size
         if request.offset + size > OBJECT_MAX:
             return Status.TOO_LARGE
         return self._disk.admit(request.op, size)

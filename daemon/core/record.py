@@ -40,7 +40,7 @@ class Entry:
     generation: int  # lock generation, meaningful if scope != 0
     name: bytes
     offset: int
-    size: int
+    size: int  # WRITE, CREATE, REPLACE: bytes of payload; else as the operation says
     payload: Any  # bytes-like, or None once only the journal has it
     payload_sum: int
     where: int  # offset of the record in the journal; -1 before it is appended

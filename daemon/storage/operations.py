@@ -48,8 +48,7 @@ class Operations:
         else:
             if obj.generation != table.generation:
                 table.touch(obj)
-            payload = entry.payload
-            if entry.op == Op.WRITE and payload is not None and len(payload) == BLOCK and not entry.offset % BLOCK:
+            if entry.op == Op.WRITE and entry.size == BLOCK and not entry.offset % BLOCK:
                 outcome = self._write_block(obj, entry)
             else:
                 operation = self._by_op.get(entry.op)
