@@ -175,7 +175,7 @@ class RegisterClient(Client):
         entry.ended = ended
         if flight.request.op != Kind.READ and ended == NEVER:
             self.abandoned[flight.request.group].append(entry)
-        self.next_at = now + self.world.rng.uniform(0.05, 0.6)
+        self.next_at = now + self.world.rng.uniform(0.05, 0.4)
 
     def receive(self, now: float, m: Answer) -> None:
         op = self.op
@@ -203,7 +203,7 @@ class RegisterClient(Client):
             self.abandoned[m.group] = []
         if self.plan:
             self.plan.pop(0)
-        self.next_at = now + self.world.rng.uniform(0.01, 0.35)
+        self.next_at = now + self.world.rng.uniform(0.01, 0.2)
 
 
 class ImageClient(Client):
@@ -256,7 +256,7 @@ class ImageClient(Client):
             self._step(now)
 
     def _step(self, now: float) -> None:
-        self.next_at = now + self.world.rng.uniform(0.02, 0.35)
+        self.next_at = now + self.world.rng.uniform(0.02, 0.25)
         busy = {flight.request.key for flight in self.flights()}
         self.again = [kept for kept in self.again if kept in self.kept]  # only what is still the newest of its block
         if self.again:

@@ -98,7 +98,7 @@ class Faults:
             a = rng.choice(names)
             others = [b for b in names if b != a]
             if rng.random() < 0.6:
-                others += ["r0", "r1", "r2", "i1", "i2"]
+                others += rng.sample(["r0", "r1", "r2", "r3", "i1", "i2"], rng.randint(2, 6))
             pairs = {(a, b) for b in others} | {(b, a) for b in others}
         self.cuts.append((start, stop, pairs))
 

@@ -182,7 +182,7 @@ class World:
 
     # ------------------------------------------------------------- clients
     def _begin_clients(self) -> None:
-        for i in range(self.rng.choice((1, 2, 3))):
+        for i in range(self.rng.choice((2, 3, 4))):
             self.clients[f"r{i}"] = RegisterClient(f"r{i}", self, KEYS)
         self.new_tenant()
 
@@ -193,7 +193,7 @@ class World:
             self.clients[name] = ImageClient(name, self, BLOCKS)
 
     def _tick_clients(self) -> None:
-        self.at(self.now + 0.2, self._tick_clients)
+        self.at(self.now + 0.1, self._tick_clients)
         for client in list(self.clients.values()):
             client.tick(self.now)
 
