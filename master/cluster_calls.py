@@ -64,14 +64,14 @@ def list_devices(office: Office, asker: ClientRecord, message: DeviceList) -> De
 
 def status(office: Office, asker: ClientRecord, message: GetStatus) -> StatusIs:
     cluster = office.cluster
-    awaited = [cluster.devices.get(device) for device in cluster.authority.waits_for()]
+    awaited = frozenset(cluster.authority.waits_for())
     return StatusIs(
         cluster=cluster.id,
         generation=cluster.generation,
         map_epoch=cluster.cartography.epoch.value,
         key_epoch=cluster.credentials.key_epoch,
         recovering=cluster.authority.closing,
-        awaited=tuple(record.name for record in awaited if record is not None),
+        awaited=tuple(record.name for record in cluster.devices.all() if record.id in awaited),
         devices=cluster.device_statuses(),
         pools=tuple(cluster.pool_status(pool) for pool in cluster.pools.all()),
         images=len(cluster.images.table),

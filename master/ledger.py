@@ -50,9 +50,10 @@ class Ledger:
             while self._staged or self._waiting:
                 changes, self._staged = self._staged, {}
                 waiting, self._waiting = self._waiting, []
-                if changes and await self._store.transact((self._owner,), changes) is None:
-                    raise StoreFailed("another master has taken over this cluster's database")
-                self.commits += 1
+                if changes:
+                    if await self._store.transact((self._owner,), changes) is None:
+                        raise StoreFailed("another master has taken over this cluster's database")
+                    self.commits += 1
                 for done in waiting:
                     if not done.done():
                         done.set_result(None)

@@ -176,7 +176,8 @@ class SqliteStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it holds secrets; SQLite would use the umask
+    # It holds secrets, and SQLite would go by the umask.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
     try:
         database.execute("PRAGMA journal_mode = WAL")
