@@ -11,6 +11,7 @@ import uvloop
 from master.clock import SystemClock
 from master.server import Master
 from master.settings import Settings
+from store.addresses import Address
 from store.control.arbiter import Cas, ConfigIs, ConfigsAre, FromMaster, Register, ToMaster
 from store.control.channel import Connection, Quiet, dial
 from store.control.joining import join
@@ -163,8 +164,11 @@ class PlayedDaemon(Listening):
         await self.until(lambda: self.configs[group].order > order)
 
     async def register(self, master: Master, **changed: Any) -> DeviceRegistered:
+        return await self.register_at(master.peer_address, **changed)
+
+    async def register_at(self, address: Address, **changed: Any) -> DeviceRegistered:
         context = client_context(self.credentials)
-        self.connection = await dial(master.peer_address, context, MASTER, self)
+        self.connection = await dial(address, context, MASTER, self)
         number = self.device[0]
         fields: dict[str, Any] = {
             "device": self.device, "cluster": b"", "incarnation": self.who.incarnation,
