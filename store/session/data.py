@@ -6,12 +6,17 @@ from typing import Any, Final
 from store.limits import DATAGRAM_MAX, ECHO_EVERY
 from store.session.egress import Chunk, Egress
 from store.session.peer import Session
-from store.wire.cut import DATA_OVERHEAD, ECHO_SIZE, answer_size, fragment_start, fragments
+from store.wire.cut import ECHO_SIZE, answer_size, fragment_start, fragments
 from store.wire.header import DATA, DATA_ECHO, DATA_HOLE, HEADER, HOLE, TAG, Flag, Kind
-from store.wire.message import OVERHEAD, Request
+from store.wire.message import LONE_OVERHEAD, OVERHEAD, Request
 
 _HEAD: Final = HEADER.size
 _BODY: Final = HEADER.size + DATA.size  # where the data of a datagram without ECHO begins
+_LONE_BODY: Final = _BODY + ECHO_SIZE
+_DATA: Final = int(Kind.DATA)
+_ECHO: Final = DATA_ECHO
+_BACKGROUND: Final = int(Flag.BACKGROUND)
+_PROVED: Final = DATAGRAM_MAX  # a request's budget when its address is
 
 
 class DataSlots:
@@ -40,24 +45,22 @@ class DataSlots:
     def begin(self, request: Request) -> list[tuple[int, list[memoryview]]]:
         """The views of a READ's answer, range by range."""
         assert self._request is None, "the answer before this one was neither ended nor cancelled"
-        session, size, ranges = request.session, request.fragment, request.ranges
-        wire = 0
-        for _, length in ranges:
-            wire += answer_size(length, size)
-        address = session.address if request.budget == DATAGRAM_MAX else request.address
-        chunk = self._egress.chunk(session, wire, address, request.flags & Flag.BACKGROUND)
-        self._request, self._chunk, self._start = request, chunk, chunk.fill
-        view, at = chunk.view, chunk.fill
+        session, size, wire = request.session, request.fragment, request.wire
+        address = session.address if request.budget == _PROVED else request.address
+        chunk = self._egress.chunk(session, wire, address, request.flags & _BACKGROUND)
+        self._request, self._chunk = request, chunk
+        at = self._start = chunk.fill
+        chunk.fill = at + wire
+        view = chunk.view
         slots = []
-        for offset, length in ranges:
-            if length <= size - DATA_OVERHEAD - ECHO_SIZE:
-                body = at + _BODY + ECHO_SIZE
+        for offset, length in request.ranges:
+            body = at + _LONE_BODY
+            if body + length + TAG <= at + size:
                 views = [view[body : body + length]]
                 at = body + length + TAG
             else:
                 views, at = _views(view, at, length, size)
             slots.append((offset, views))
-        chunk.fill = at
         return slots
 
     def cancel(self) -> None:
@@ -73,24 +76,35 @@ class DataSlots:
         assert request is not None and chunk is not None, "no answer was begun"
         self._request = self._chunk = None
         at, size, index = self._start, request.fragment, 0
-        common = (object_size, order, verifier, version)
         for offset, length in request.ranges:
-            count = fragments(length, size)
             if holes and _within(holes, offset, min(offset + length, object_size)):
-                self._hole(request, chunk, at, index, offset, length, common)
+                self._hole(request, chunk, at, index, offset, length, (object_size, order, verifier, version))
+            elif length + LONE_OVERHEAD <= size and offset + length <= object_size:
+                DATA.pack_into(
+                    chunk.buffer, at + _HEAD, 0, _ECHO, index, request.number, offset, object_size, order, verifier,
+                    version,
+                )
+                end = at + length + LONE_OVERHEAD
+                self._egress.put(
+                    request.session, chunk, (at, end, _DATA, at + _BODY, request.packet, request.arrived)
+                )
+                at = end
+                index += 1
+                continue
             else:
-                self._range(request, chunk, at, index, offset, length, count, common)
+                self._range(request, chunk, at, index, offset, length, (object_size, order, verifier, version))
             at += answer_size(length, size)
-            index += count
+            index += fragments(length, size)
 
     def _range(
-        self, request: Request, chunk: Chunk, at: int, index: int, offset: int, length: int, count: int,
+        self, request: Request, chunk: Chunk, at: int, index: int, offset: int, length: int,
         common: tuple[int, int, int, int],
     ) -> None:
         """Queue the datagrams of one range, as far as the object reaches; at least one, even if it is empty."""
         session, size, buffer, number = request.session, request.fragment, chunk.buffer, request.number
         pack, put, packet, arrived = DATA.pack_into, self._egress.put, request.packet, request.arrived
         object_size, order, verifier, version = common
+        count = fragments(length, size)
         limit = max(0, min(length, object_size - offset))
         start = 0
         for step in range(count):
@@ -105,7 +119,7 @@ class DataSlots:
                 buffer, at + _HEAD, 0, flags, index + step, number, offset + start, object_size, order, verifier,
                 version,
             )
-            put(session, chunk, (at, end, Kind.DATA, at + _BODY if echo else 0, packet, arrived))
+            put(session, chunk, (at, end, _DATA, at + _BODY if echo else 0, packet, arrived))
             at += size
             start = stop
 
@@ -123,7 +137,7 @@ class DataSlots:
         body = at + _BODY + ECHO_SIZE
         HOLE.pack_into(chunk.buffer, body, max(0, min(length, object_size - offset)))
         end = body + HOLE.size + TAG
-        self._egress.put(session, chunk, (at, end, Kind.DATA, at + _BODY, request.packet, request.arrived))
+        self._egress.put(session, chunk, (at, end, _DATA, at + _BODY, request.packet, request.arrived))
 
 
 def _views(view: memoryview, at: int, length: int, size: int) -> tuple[list[memoryview], int]:

@@ -70,10 +70,10 @@ class Egress:
     def retry_after(self, session: "Session", size: int) -> int:
         """0: `size` more bytes may be queued. Else refuse, and tell the client to come back in so many ms."""
         queued = self.queued + size
-        if queued <= self._limit and (self._rate is None or session.queued + size <= SESSION_QUEUE_MAX):
-            return 0
         if self._rate is None:
-            return BUSY_MS_MIN
+            return 0 if queued <= self._limit else BUSY_MS_MIN
+        if queued <= self._limit and session.queued + size <= SESSION_QUEUE_MAX:
+            return 0
         return max(BUSY_MS_MIN, min(int(queued * 1000 / self._rate), BUSY_MS_MAX))
 
     def chunk(self, session: "Session", size: int, address: Any, background: int) -> Chunk:

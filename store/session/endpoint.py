@@ -30,6 +30,7 @@ PROBES_KEPT: Final = 4
 SUSPICION_TIMEOUTS: Final = 2
 RESIZE_FLUSHES: Final = 64  # after so many the datagram size is judged anew by the rate
 LOOPBACK_MTU: Final = 65_536
+_DATA: Final = int(Kind.DATA)
 _NEVER: Final = float("inf")
 
 
@@ -56,6 +57,7 @@ class Endpoint:
         self._reading, self._writing = OneWayDelay(), OneWayDelay()
         self._heard = now
         self._dirty = False  # something came since the last flush
+        self._told = False  # among it an ACK or a REPLY
         self._flushes = 0
         self._scan = _NEVER  # when the first request reaches its deadline
         self._probes: dict[int, tuple[int, float]] = {}  # PROBEs in flight: packet -> size, time
@@ -87,7 +89,8 @@ class Endpoint:
             generation=generation, offset=offset, size=size, span=span, ack_delay=self._writer.ack_delay_ms,
         )
         self._writer.add(Mutation(number, head, payload, flags, deadline))
-        self._scan = min(self._scan, deadline)
+        if deadline < self._scan:  # noqa: PLR1730 - hot
+            self._scan = deadline
         return number
 
     def read(
@@ -105,7 +108,8 @@ class Endpoint:
         read = Read(number, offset, length, into, flags, deadline)
         read.group, read.name, read.order, read.scope, read.generation = group, name, order, scope, generation
         self._reader.add(read)
-        self._scan = min(self._scan, deadline)
+        if deadline < self._scan:  # noqa: PLR1730 - hot
+            self._scan = deadline
         return number
 
     def _new_number(self) -> int:
@@ -150,7 +154,9 @@ class Endpoint:
         """Everything that came since the last call is marked: draw the conclusions once."""
         self._dirty = False
         now = self._heard
-        self._writer.flush(now)
+        if self._told:
+            self._told = False
+            self._writer.flush(now)
         self._reader.flush(now)
         if self._mtu.fell:
             self._mtu.fell = False
@@ -210,7 +216,7 @@ class Endpoint:
         reader, arrived = self._reader, clock_us(now)
         last_clock, delay = -1, _NEVER
         for start, kind, end, clock, identity, packet, life in datagrams(view):
-            if identity != self._id or life == 0 or (life == self._life and window.has(packet)):
+            if identity != self._id or (life == self._life and packet <= window.top and window.has(packet)):
                 continue
             head = start + HEADER.size
             body = scratch[: end - start - OVERHEAD]
@@ -225,7 +231,7 @@ class Endpoint:
             window.add(packet)
             self._dirty = True
             try:
-                if kind == Kind.DATA:
+                if kind == _DATA:
                     if clock != last_clock:
                         last_clock, delay = clock, self._reading.of(arrived, clock)
                     reader.data(now, body, packet, delay)
@@ -239,7 +245,7 @@ class Endpoint:
 
     def _meet(self, life: int, packet: int) -> bool:
         """The daemon's process is not the one known so far; False if it is an earlier one, whose datagrams are old."""
-        if life in self._lives:
+        if life in self._lives or not life:
             return False
         first = not self._lives
         self._lives = [*self._lives[1 - LIVES_KEPT :], life]
@@ -252,6 +258,7 @@ class Endpoint:
         return True
 
     def _other(self, now: float, kind: int, body: memoryview, clock: int, size: int) -> None:
+        self._told = True
         if kind == Kind.REPLY:
             self._reply(now, body)
         elif kind == Kind.ACK:
@@ -343,9 +350,12 @@ class Endpoint:
     def deadline(self) -> float | None:
         """When `tick` and `transmit` want to be called next; None: nothing is in progress."""
         reader, writer = self._reader, self._writer
-        deadline = min(reader.deadline(), writer.deadline())
+        deadline, other = reader.deadline(), writer.deadline()
+        deadline = other if other < deadline else deadline
         if reader.reads or writer.requests:
-            deadline = min(deadline, self._scan, writer.next_due, self._mtu.deadline(self._probe_rtt.timeout(0.0, 0)))
+            deadline = self._scan if self._scan < deadline else deadline
+            if self._mtu.trying:
+                deadline = min(deadline, self._mtu.deadline(self._probe_rtt.timeout(0.0, 0)))
             if writer.wanting:
                 deadline = min(deadline, self._greeted + self._probe_rtt.timeout(0.0, self._greetings))
         return None if deadline == _NEVER else deadline

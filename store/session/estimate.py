@@ -5,6 +5,7 @@ from typing import Final
 from store.wire.seal import CLOCK_MASK
 
 _HALF: Final = 1 << 31
+_NEVER: Final = float("inf")
 FIRST_TIMEOUT_S: Final = 0.3  # before the first round-trip sample
 _VARIANCE_MIN_S: Final = 0.002
 
@@ -19,11 +20,11 @@ class WindowedMinimum:
         self.forget()
 
     def forget(self) -> None:
-        self._old = self._new = self.value = float("inf")  # infinite before the first sample
+        self._old = self._new = self.value = _NEVER  # infinite before the first sample
         self._since = 0.0
 
     def add(self, now: float, value: float) -> None:
-        if self.value == float("inf"):
+        if self.value == _NEVER:
             self._old = self._new = self.value = value
             self._since = now
             return
@@ -48,14 +49,17 @@ class Smoothed:
             self.mean = value
             self.deviation = value / 2
         else:
-            self.deviation += (abs(self.mean - value) - self.deviation) / 4
-            self.mean += (value - self.mean) / 8
+            error = value - self.mean
+            self.deviation += ((error if error > 0 else -error) - self.deviation) / 4
+            self.mean += error / 8
 
     def timeout(self, extra: float, doublings: int) -> float:
         """How long to wait for an answer before asking whether it is lost."""
         if self.mean < 0:
             return FIRST_TIMEOUT_S * (1 << min(doublings, 6))
-        return (self.mean + max(4 * self.deviation, _VARIANCE_MIN_S) + extra) * (1 << min(doublings, 6))
+        margin = 4 * self.deviation
+        wait = self.mean + (margin if margin > _VARIANCE_MIN_S else _VARIANCE_MIN_S) + extra
+        return wait * (1 << min(doublings, 6)) if doublings else wait
 
 
 class OneWayDelay:

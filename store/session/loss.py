@@ -8,8 +8,7 @@ from collections import deque
 from typing import Final, Generic, TypeVar
 
 from store.session.estimate import Smoothed, WindowedMinimum
-from store.session.pacing import Pacer
-from store.session.read import Read
+from store.session.pacing import DEBT_S
 from store.session.tide import Tide
 
 REORDER_FIRST: Final = 3
@@ -18,9 +17,7 @@ FACTOR_FIRST: Final = 1.125
 FACTOR_MAX: Final = 2.0
 FACTOR_STEP: Final = 0.125
 CALM_S: Final = 60.0  # without reordering, after which tolerance falls one step
-PARKED_S: Final = 0.5  # how long a received request may stay unanswered beyond the time gate
-HELD_MIN_S: Final = 0.002
-HELD_MAX_S: Final = 0.05
+IDLE_S: Final = 1.0  # without sending, from which the window is looked at anew
 RTT_WINDOW_S: Final = 10.0
 PERSISTENT: Final = 3  # probe timeouts in a row that cut the window
 _NEVER: Final = float("inf")
@@ -57,14 +54,16 @@ class Path(Generic[B]):
     __slots__ = (
         "_first_sent", "_newest", "_newest_rtt", "_round_end", "_settled", "acked", "base", "base_rtt",
         "calm_since", "delay", "delivered", "delivered_at", "factor", "flight", "largest", "last_sent", "latest",
-        "limited", "loss_timer", "losses", "open", "pacer", "rate", "round_acked", "round_delay",
-        "round_limited", "round_lost", "round_over", "rtt", "spurious", "threshold", "tide", "timeouts",
+        "limited", "loss_timer", "losses", "next_send", "open", "pace", "probe_wait", "rate", "round_acked",
+        "round_delay", "round_limited", "round_lost", "round_over", "rtt", "spurious", "threshold", "tide", "timeouts",
     )
 
     def __init__(self, tide: Tide) -> None:
         self.tide = tide
-        self.pacer = Pacer()
         self.rtt = Smoothed()
+        self.pace = tide.rate(-1.0)  # bytes per second
+        self.probe_wait = self.rtt.timeout(0.0, 0)  # from the last sending to a probe timeout
+        self.next_send = 0.0  # when pacing lets the next burst go
         self.latest = 0.0
         self.base = WindowedMinimum(RTT_WINDOW_S)
         self.base_rtt = 0.0  # 0 before the first sample
@@ -99,17 +98,13 @@ class Path(Generic[B]):
 
     # ---- sending
 
-    @property
-    def pace(self) -> float:
-        """Bytes per second."""
-        return self.tide.rate(self.rtt.mean)
-
     def send(self, now: float, burst: B, limited: bool) -> None:
         """Account for a burst. `limited`: there was more to send than it took."""
         size = burst.count * burst.size
         if self.flight <= 0:
-            if self.last_sent >= 0:
+            if now - self.last_sent > IDLE_S and self.last_sent >= 0:
                 self.tide.on_idle(now - self.last_sent, self.rtt.mean)
+                self.pace = self.tide.rate(self.rtt.mean)
             self._first_sent = self.delivered_at = now
         burst.sent = now
         burst.delivered = self.delivered
@@ -121,7 +116,9 @@ class Path(Generic[B]):
         self.last_sent = now
         if limited:
             self.round_limited = True
-        self.pacer.sent(now, size, self.tide.rate(self.rtt.mean))
+        after = self.next_send
+        earliest = now - DEBT_S
+        self.next_send = (after if after > earliest else earliest) + size / self.pace
 
     # ---- arrivals
 
@@ -160,6 +157,8 @@ class Path(Generic[B]):
             self.rtt.add(rtt)
             self.base.add(now, rtt)
             self.base_rtt = self.base.value
+            self.pace = self.tide.rate(rtt)
+            self.probe_wait = self.rtt.timeout(self.extra_wait(), 0)
 
     def _reordered(self, now: float, count: int) -> None:
         """What was taken for lost has arrived: be more patient."""
@@ -176,7 +175,8 @@ class Path(Generic[B]):
         if self.open:
             lost = self.detect(now)
             self.round_lost += lost
-            self._forget_settled(now)
+            if self._settled:
+                self._forget_settled(now)
         else:
             self.loss_timer = _NEVER
         if not acked:
@@ -187,6 +187,8 @@ class Path(Generic[B]):
             self.round_over = True
             self._round_end = self.delivered
         self.tide.on_ack(now, self)
+        self.pace = self.tide.rate(self.rtt.mean)
+        self.probe_wait = self.rtt.timeout(self.extra_wait(), 0)
         self.acked = 0
         self.delay = _NEVER
         self._newest = None
@@ -217,12 +219,14 @@ class Path(Generic[B]):
             if self.delay == _NEVER:
                 self.delay = rtt
         if newest is not None:
-            interval = max(now - newest.delivered_at, newest.sent - newest.first_sent, 1e-6)
-            if interval >= 0.5 * self.base_rtt:
+            interval = now - newest.delivered_at
+            sending = newest.sent - newest.first_sent
+            interval = sending if sending > interval else interval
+            if interval >= 0.5 * self.base_rtt and interval > 0:
                 self.rate = (self.delivered - newest.delivered) / interval
             self.limited = newest.limited
             self._first_sent = newest.sent
-        self.round_delay = min(self.round_delay, self.delay)
+        self.round_delay = self.delay if self.delay < self.round_delay else self.round_delay
         self.delivered_at = now
         self.round_acked += acked
 
@@ -247,7 +251,8 @@ class Path(Generic[B]):
 
     def gate(self) -> float:
         """Age at which a datagram is lost once something sent later has arrived."""
-        return max(self.rtt.mean, self.latest) * self.factor + 0.001
+        mean, latest = self.rtt.mean, self.latest
+        return (mean if mean > latest else latest) * self.factor + 0.001
 
     def extra_wait(self) -> float:
         """What an answer may take beyond the round trip."""
@@ -270,21 +275,25 @@ class Path(Generic[B]):
         """When `expire` has something to do; infinite while nothing is in flight."""
         if not self.open:
             return _NEVER
+        timer = self.loss_timer
         if self.flight > 0:
-            return min(self.loss_timer, self.last_sent + self.rtt.timeout(self.extra_wait(), self.timeouts))
-        return self.loss_timer
+            probe = self.last_sent + self.probe_wait
+            return probe if probe < timer else timer
+        return timer
 
     def expire(self, now: float) -> bool:
         """Let time pass; True if a probe timeout made the oldest burst be sent again."""
         if now >= self.loss_timer:
             self.round_lost += self.detect(now)
             return False
-        if self.flight <= 0 or now < self.last_sent + self.rtt.timeout(self.extra_wait(), self.timeouts):
+        if self.flight <= 0 or now < self.last_sent + self.probe_wait:
             return False
         self.timeouts += 1
+        self.probe_wait = self.rtt.timeout(self.extra_wait(), self.timeouts)
         self.last_sent = now
         if self.timeouts >= PERSISTENT:
             self.tide.on_persistent_timeout(now, self.base_rtt)
+            self.pace = self.tide.rate(self.rtt.mean)
         for burst in self.open.values():
             missing = burst.full & ~(burst.got | burst.lost)
             if missing and not self.set_aside(burst):
@@ -296,225 +305,3 @@ class Path(Generic[B]):
     def set_aside(self, burst: B) -> bool:
         """Whether a burst is known to wait at the daemon, so that sending it again would not help."""
         return False
-
-
-class SendPath(Path[B]):
-    """Datagrams this end sends, acknowledged by copies of the daemon's replay window."""
-
-    __slots__ = ("ack_delay", "arrivals")
-
-    def __init__(self, tide: Tide) -> None:
-        super().__init__(tide)
-        self.arrivals: list[tuple[B, int]] = []  # acknowledged and not yet taken by the sender
-        self.ack_delay = 0.001  # seconds the daemon was asked to wait at most
-
-    def acknowledged(self, now: float, top: int, bitmap: int, rtt: float) -> None:
-        """An ACK: bit i of `bitmap` stands for packet `top - 1024 + i`."""
-        low = top - 1024
-        newest = None
-        for burst in list(self.open.values()):
-            first = burst.packet
-            if first > top:
-                break
-            arrived = self.mark(now, burst, bitmap >> first - low if first >= low else bitmap << low - first)
-            if arrived:
-                newest = burst
-                self.arrivals.append((burst, arrived))
-        if top > self.largest:
-            self.largest = top
-            if self.acked:
-                self.sampled(newest, rtt)
-
-    def extra_wait(self) -> float:
-        return self.ack_delay
-
-    def detect(self, now: float) -> int:
-        largest, gate, lost = self.largest, self.gate(), 0
-        self.loss_timer = _NEVER
-        if self.rtt.mean < 0:
-            return 0
-        for burst in self.open.values():
-            behind = largest - burst.packet
-            if behind < 0:
-                break
-            missing = burst.full & ~(burst.got | burst.lost)
-            if not missing:
-                continue
-            if now - burst.sent < gate:
-                self.loss_timer = min(self.loss_timer, burst.sent + gate)
-                behind -= self.threshold
-                if behind < 0:
-                    continue
-            if behind < burst.count - 1:
-                missing &= (2 << behind) - 1
-            if missing:
-                self._lose(burst, missing)
-                lost += missing.bit_count() * burst.size
-        return lost
-
-
-class Ask(Burst):
-    """A READ request and the datagrams of its answer."""
-
-    __slots__ = ("answered", "first", "index", "number", "parked", "parts", "read", "seen", "span")
-
-    def __init__(
-        self, packet: int, count: int, size: int, number: int, index: int, read: Read,
-        parts: tuple[tuple[int, int], ...], span: int,
-    ) -> None:
-        super().__init__(packet, count, size)
-        self.read = read
-        self.parts = parts  # offset and length of each range
-        self.span = span  # the largest datagram it allowed
-        self.number = number
-        self.index = index  # in order of asking
-        self.seen = False  # the daemon has the request
-        self.answered = -1  # the daemon's packet that said it was answered before; -1: not said
-        self.first = -1  # the daemon's packet number of the answer's first datagram, once known
-        self.parked = False
-
-
-class AskPath(Path[Ask]):
-    """Datagrams this end asked for. What became of a request is told by the echo in the daemon's answers.
-
-    Answered: lost by the daemon's packet order. Received, not answered: parked, for the disk has it and not the
-    network. Not received: lost by the order of requests, or by time.
-    """
-
-    __slots__ = ("_echo", "_top_seen", "asked", "held", "newest_packet", "numbers", "parked")
-
-    def __init__(self, tide: Tide) -> None:
-        super().__init__(tide)
-        self.asked = 0
-        self.numbers: dict[int, Ask] = {}  # by request number: those an answer may still come for
-        self.held = Smoothed()  # seconds the daemon needs to answer
-        self.newest_packet = -1  # highest number of the daemon's
-        self.parked = 0  # bytes
-        self._echo: tuple[int, int, int, int] | None = None
-        self._top_seen = -1
-
-    def close(self, burst: Ask) -> None:
-        self.open.pop(burst.packet, None)
-        self.numbers.pop(burst.number, None)
-
-    def echoed(self, packet: int, top: int, received: int, answered: int) -> None:
-        """The daemon's datagram `packet` says what it has received and answered; the newest of a batch counts."""
-        if self._echo is None or packet >= self._echo[0]:
-            self._echo = (packet, top, received, answered)
-
-    def seen(self, top: int, bitmap: int) -> None:
-        """An ACK says which requests the daemon has (see `SendPath.acknowledged`)."""
-        low = top - 1024
-        for burst in self.open.values():
-            place = burst.packet - low
-            if 0 <= place <= 1024 and bitmap >> place & 1:
-                burst.seen = True
-
-    def mark_data(self, now: float, ask: Ask, index: int, packet: int) -> int:
-        """Datagram `index` of an answer came, in the daemon's packet `packet`; 0 if it came before."""
-        if ask.parked:
-            self._unpark(ask)
-        if ask.first < 0:
-            ask.first = packet - index
-        self.newest_packet = max(self.newest_packet, packet)
-        return self.mark(now, ask, 1 << index)
-
-    def shorten(self, ask: Ask, keep: int) -> None:
-        """Only the datagrams in `keep` will come: the object ends there, or a hole stands for others."""
-        gone = ask.full & ~keep
-        waiting = gone & ~(ask.got | ask.lost)
-        if waiting:
-            self.flight -= waiting.bit_count() * ask.size
-        ask.full &= keep
-        if ask.got == ask.full:
-            self.close(ask)
-
-    def forget_daemon(self) -> None:
-        """Another process answers from now on: its packet numbers say nothing about the old ones."""
-        self.newest_packet = -1
-        self._echo = None
-
-    def extra_wait(self) -> float:
-        held = self.held
-        return min(max(held.mean + 4 * held.deviation, HELD_MIN_S), HELD_MAX_S)
-
-    def set_aside(self, burst: Ask) -> bool:
-        return burst.parked
-
-    def fail_all(self) -> None:
-        for burst in self.open.values():
-            if burst.parked:
-                self._unpark(burst)
-        super().fail_all()
-
-    def _unpark(self, ask: Ask) -> None:
-        ask.parked = False
-        size = (ask.full & ~(ask.got | ask.lost)).bit_count() * ask.size
-        self.flight += size
-        self.parked -= size
-
-    def _park(self, ask: Ask) -> None:
-        ask.parked = True
-        size = (ask.full & ~(ask.got | ask.lost)).bit_count() * ask.size
-        self.flight -= size
-        self.parked += size
-
-    def _take_echo(self) -> None:
-        packet, top, received, answered = self._echo or (0, 0, 0, 0)
-        self._echo = None
-        for burst in self.open.values():
-            age = top - burst.packet & 0xFFFF_FFFF
-            if age < 64:
-                if received >> 63 - age & 1:
-                    burst.seen = True
-                if burst.answered < 0 and answered >> 63 - age & 1:
-                    burst.answered = packet
-
-    def detect(self, now: float) -> int:
-        bursts = self.open
-        self.loss_timer = _NEVER
-        if self._echo is not None:
-            self._take_echo()
-        gate = self.gate() if self.rtt.mean >= 0 else _NEVER
-        top = self._top_seen
-        for burst in bursts.values():
-            if (burst.seen or burst.got) and burst.index > top:
-                top = burst.index
-        self._top_seen = top
-        lost = 0
-        for burst in bursts.values():
-            if burst.index > top:
-                break
-            missing = burst.full & ~(burst.got | burst.lost)
-            if missing:
-                missing = self._missed(now, burst, missing, gate)
-                if missing:
-                    self._lose(burst, missing)
-                    # of an answer from which nothing came it was the request that was lost: one datagram
-                    lost += burst.size if burst.lost == burst.full else missing.bit_count() * burst.size
-        return lost
-
-    def _missed(self, now: float, ask: Ask, missing: int, gate: float) -> int:
-        """Which of the missing datagrams of an answer are lost."""
-        if ask.got:
-            behind = self.newest_packet - self.threshold - ask.first
-            if behind < 0:
-                return 0
-            return missing & (2 << behind) - 1 if behind < ask.count - 1 else missing
-        if ask.answered >= 0:
-            if ask.parked:
-                self._unpark(ask)
-            return missing if self.newest_packet - self.threshold >= ask.answered else 0
-        if ask.seen:
-            if not ask.parked:
-                self._park(ask)
-            limit = ask.sent + gate + PARKED_S
-            if now < limit:
-                self.loss_timer = min(self.loss_timer, limit)
-                return 0
-            self._unpark(ask)
-            return missing
-        if self._top_seen - ask.index >= self.threshold or now - ask.sent >= gate:
-            return missing
-        self.loss_timer = min(self.loss_timer, ask.sent + gate)
-        return 0

@@ -24,8 +24,8 @@ class PathMtu:
     """Searches upwards from 1,400 bytes, and falls back when large datagrams vanish while small ones pass."""
 
     __slots__ = (
-        "_at", "_limit", "_lost_at", "_lost_size", "_sent_at", "_tries", "_trying", "earned", "fell",
-        "lost_in_row", "size",
+        "_at", "_limit", "_lost_at", "_lost_size", "_sent_at", "_tries", "earned", "fell",
+        "lost_in_row", "size", "trying",
     )
 
     def __init__(self, now: float, interface: int) -> None:
@@ -33,7 +33,7 @@ class PathMtu:
         self._limit = interface - 28
         self.size = min(FIRST, max(RUNGS[0], self._limit))  # confirmed
         self.earned = 0  # bytes of traffic since the last probe
-        self._trying = 0  # rung of the probe in flight; 0: none
+        self.trying = 0  # rung of the probe in flight; 0: none
         self._tries = 0
         self._sent_at = 0.0
         self._at = now  # no probe before
@@ -48,32 +48,32 @@ class PathMtu:
 
     def probe(self, now: float, rate: float, base_rtt: float) -> int:
         """The size of a probe to send now; 0: none."""
-        if self._trying or now < self._at:
+        if self.trying or now < self._at:
             return 0
         rung = next((rung for rung in RUNGS if rung > self.size), 0)
         if not rung or rung > self._limit:
             return 0
         if base_rtt > SLOW_RTT_S and (self.earned < RATION * rung or _largest(rung, rate) < rung):
             return 0
-        self._trying, self._sent_at, self.earned = rung, now, 0
+        self.trying, self._sent_at, self.earned = rung, now, 0
         return rung
 
     def answered(self, now: float, size: int) -> None:
         """A PROBE of `size` came through and its answer came back."""
-        if size == self._trying:
-            self._trying = self._tries = 0
+        if size == self.trying:
+            self.trying = self._tries = 0
             self._at = now
         self.size = max(self.size, min(size, self._limit))
 
     def deadline(self, timeout: float) -> float:
         """When `expire` has something to do; infinite without a probe in flight."""
-        return self._sent_at + max(timeout, PROBE_WAIT_S) if self._trying else float("inf")
+        return self._sent_at + max(timeout, PROBE_WAIT_S) if self.trying else float("inf")
 
     def expire(self, now: float, timeout: float) -> None:
         """A lost probe is no sign of congestion. The third one ends the search."""
-        if not self._trying or now < self._sent_at + max(timeout, PROBE_WAIT_S):
+        if not self.trying or now < self._sent_at + max(timeout, PROBE_WAIT_S):
             return
-        self._trying = 0
+        self.trying = 0
         if self._tries < len(RETRY_S):
             self._at = now + RETRY_S[self._tries]
             self._tries += 1
@@ -84,7 +84,7 @@ class PathMtu:
         """The local stack does not send datagrams of `size` bytes."""
         self._limit = min(self._limit, size - 1)
         self.size = max((rung for rung in RUNGS if rung <= min(self.size, self._limit)), default=RUNGS[0])
-        self._trying, self._at, self._tries = 0, now + RAISE_S, 0
+        self.trying, self._at, self._tries = 0, now + RAISE_S, 0
 
     def lost(self, size: int, sent: float, count: int) -> None:
         """`count` datagrams of `size` bytes, sent at `sent`, are lost."""
@@ -108,7 +108,7 @@ class PathMtu:
         elif self.lost_in_row >= HOLE and self.size > RUNGS[0]:
             self.size = FIRST if self.size > FIRST else RUNGS[0]
             self.fell = True
-            self.lost_in_row = self._trying = self._tries = 0
+            self.lost_in_row = self.trying = self._tries = 0
             self._at = now + AFTER_HOLE_S
 
     def suspicious(self) -> bool:

@@ -10,6 +10,7 @@ from store.wire.seal import clock_us
 
 _CHUNK: Final = 65_507  # one send with segmentation carries no more
 _HEAD: Final = HEADER.size
+_PLAIN: Final = _HEAD + TAG
 _SPARE: Final = 8  # buffers kept between ticks
 
 Sent = tuple[memoryview, int]  # bytes, segment size (0: one datagram)
@@ -67,10 +68,16 @@ class Outbox:
     def place(self, length: int) -> int:
         """Room for a datagram with up to `length` bytes of plaintext; where that begins in `buffer`."""
         start = self._fill
-        if start + self.overhead + length > _CHUNK:
-            self._next_chunk()
-            start = 0
+        if start + length + _PLAIN > _CHUNK or self.attach:
+            return self._place_ticket(length)
         self._start = start
+        body = self.body = start + _HEAD
+        return body
+
+    def _place_ticket(self, length: int) -> int:
+        if self._fill + length + self.overhead > _CHUNK:
+            self._next_chunk()
+        start = self._start = self._fill
         body = start + _HEAD
         if self.attach:
             end = body + len(self.ticket)

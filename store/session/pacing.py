@@ -12,14 +12,3 @@ def burst_size(rate: float, window: float, size: int) -> int:
     """Bytes on the wire of one burst: 4 ms of the rate, at most an eighth of the window, 2 datagrams to 60 KiB."""
     return max(min(int(min(rate * BURST_S, window / 8)), BURST_MAX), min(2 * size, max(size, BURST_MAX)))
 
-
-class Pacer:
-    """Spreads bursts over time at a rate."""
-
-    __slots__ = ("next",)
-
-    def __init__(self) -> None:
-        self.next = 0.0  # when the next burst may leave
-
-    def sent(self, now: float, size: int, rate: float) -> None:
-        self.next = max(self.next, now - DEBT_S) + size / rate

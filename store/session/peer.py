@@ -13,6 +13,7 @@ from store.wire.replay import ReplayWindow
 
 _MASK64: Final = (1 << 64) - 1
 _TOP_BIT: Final = 1 << 63
+_MASK32: Final = (1 << 32) - 1
 _ACK_DELAY_S: Final = 0.002  # until a request of the session says otherwise
 
 Answer = tuple[int, int, int, int, int]  # status, order, verifier, version, object size
@@ -38,7 +39,7 @@ class Session:
         self.packet = packet
         self.window = ReplayWindow(first)
         self.free_rights: set[int] = set()  # pool << 8 | op that the ticket allows on every name
-        self.used = 0.0
+        self.used = -1.0  # when it last spoke; below 0: nothing has opened yet
         # where its answers go; None until a stamp came back from there
         self.address: Any = None
         self.stamp = 0
@@ -76,8 +77,9 @@ class Session:
         self.note_answered(packet)
         window = self.window
         received = _MASK64 if window.run >= 64 else window.below(63) | _TOP_BIT
+        held_us = int(held * 1e6)
         ECHO.pack_into(
-            buffer, at, window.top & 0xFFFF_FFFF, received, self.answered, min(int(held * 1e6), 0xFFFF_FFFF)
+            buffer, at, window.top & _MASK32, received, self.answered, held_us if held_us < _MASK32 else _MASK32
         )
 
     def keep_answer(self, number: int, answer: Answer) -> None:

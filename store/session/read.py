@@ -37,7 +37,7 @@ class Read:
         self.deadline = deadline
         self.asked = 0  # bytes asked for at least once
         self.retry: list[tuple[int, int]] = []  # lost: start and end, to be asked for again
-        self.got = Ranges()
+        self.got: Ranges | None = None  # None while nothing came, or all of it at once
         self.version = -1  # -1: nothing came yet
         self.object_size = -1  # the smallest that was told
         self.ended = False
@@ -53,12 +53,17 @@ class Read:
             return self.length
         return max(0, min(self.length, self.object_size - self.offset))
 
-    def complete(self) -> bool:
-        """Whether all that exists has come."""
+    def take_in(self, start: int, end: int) -> bool:
+        """Bytes [start, end) have come; whether that is all that exists."""
         want = self.want()
-        return self.object_size >= 0 and self.got.total >= want and (
-            self.got.total == want or not self.got.missing(0, want)
-        )
+        got = self.got
+        if got is None:
+            if start == 0 and end == want:
+                return True
+            got = self.got = Ranges()
+        if start < end:
+            got.add(start, end)
+        return got.total >= want and (got.total == want or not got.missing(0, want))
 
     def take(self, count: int, size: int) -> Parts:
         """The next ranges to ask for, in at most `count` datagrams of `size` bytes, and never more than a burst."""
@@ -81,7 +86,7 @@ class Read:
         while self.retry and count > 0 and len(parts) < RANGES_MAX:
             start, end = self.retry.pop()
             end = min(end, want)
-            for low, high in self.got.missing(start, end) if start < end else ():
+            for low, high in self._missing(start, end):
                 if count <= 0 or len(parts) == RANGES_MAX:
                     self.retry.append((low, high))
                     continue
@@ -91,6 +96,11 @@ class Read:
                 if low + length < high:
                     self.retry.append((low + length, high))
         return tuple(parts)
+
+    def _missing(self, start: int, end: int) -> list[tuple[int, int]]:
+        if start >= end:
+            return []
+        return [(start, end)] if self.got is None else self.got.missing(start, end)
 
     def lost(self, parts: Parts, span: int, missing: int) -> None:
         """Datagrams of an answer are lost (bits of `missing`, by index): ask for their bytes again."""
@@ -136,3 +146,12 @@ def wire_size(length: int, size: int) -> tuple[int, int]:
         return 1, length + DATA_OVERHEAD + ECHO_SIZE + IP_UDP
     count = fragments(length, size)
     return count, length // count + DATA_OVERHEAD + IP_UDP + ECHO_SIZE // 16
+
+
+def wire_sizes(parts: Parts, size: int) -> tuple[int, int]:
+    """(datagrams, bytes of one on the wire on average) of the answer to several ranges."""
+    if len(parts) == 1:
+        return wire_size(parts[0][1], size)
+    sizes = [wire_size(length, size) for _, length in parts]
+    count = sum(count for count, _ in sizes)
+    return count, sum(count * each for count, each in sizes) // count

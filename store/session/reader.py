@@ -5,23 +5,27 @@ from typing import Final
 
 from store.errors import Status
 from store.limits import BURST_MAX, KIB, MIB
+from store.session.ask_path import Ask, AskPath
 from store.session.completion import Completion
 from store.session.credit import Credit
-from store.session.loss import Ask, AskPath
 from store.session.mtu import PathMtu
 from store.session.outbox import Outbox
 from store.session.pacing import burst_size
-from store.session.read import IP_UDP, Parts, Read, wire_size
+from store.session.read import IP_UDP, Parts, Read, wire_sizes
 from store.session.tide import BACKGROUND, FOREGROUND, Tide
-from store.wire.cut import DATA_OVERHEAD, ECHO_SIZE, answer_size, fragments
+from store.wire.cut import answer_size, fragments
 from store.wire.header import DATA, DATA_ECHO, DATA_HOLE, ECHO, HOLE, RANGE, REQUEST, Flag, Kind, Malformed, Op
-from store.wire.message import OVERHEAD
+from store.wire.message import LONE_OVERHEAD, OVERHEAD
 
 SMALL: Final = 64 * KIB  # reads up to this go before larger ones
 LONE: Final = 3  # datagrams that may always be asked for when nothing is in flight
 PARKED_MAX: Final = 4 * MIB
 CREDIT_WAIT_S: Final = 0.01  # until a path that the common credit stopped looks again, if nobody wakes it
-_AROUND: Final = DATA_OVERHEAD + ECHO_SIZE + IP_UDP
+_AROUND: Final = LONE_OVERHEAD + IP_UDP
+_REQUEST: Final = int(Kind.REQUEST)
+_READ: Final = int(Op.READ)
+_UNTORN: Final = int(Flag.UNTORN)
+_BACKGROUND: Final = int(Flag.BACKGROUND)
 _ZEROS: Final = bytes(BURST_MAX)
 _NEVER: Final = float("inf")
 
@@ -59,7 +63,7 @@ class Reader:
         self._queue(read).append(read)
 
     def _queue(self, read: Read) -> deque[Read]:
-        if read.flags & Flag.BACKGROUND:
+        if read.flags & _BACKGROUND:
             if self._background is None:
                 self._background = AskPath(Tide(self._outbox.size + IP_UDP, BACKGROUND))
             return self._bulk
@@ -80,7 +84,7 @@ class Reader:
         credit = self._credit
         while queue:
             read = queue[0]
-            if read.ended or not read.waiting:
+            if read.ended or (read.asked == read.length and not read.retry):
                 queue.popleft()
             elif read.deadline < now + path.base_rtt:
                 self.end(read, Completion(read.number, Status.TIMEOUT))
@@ -119,46 +123,47 @@ class Reader:
             if path.flight > 0 and room < least:
                 return 0
             burst = max(int(room), full)
-        if path.pacer.next > now:
-            self._wake = min(self._wake, path.pacer.next)
+        if path.next_send > now:
+            self._wake = min(self._wake, path.next_send)
             return 0
         return burst
 
     def _ask(self, now: float, path: AskPath, read: Read, burst: int, size: int, more: bool) -> int:
         """Send one READ for at most `burst` bytes on the wire; how many they will be."""
         number = self._outbox.next_number() if read.asked else read.number
-        parts = read.take(max(1, burst // (size + IP_UDP)), size)
-        if not parts:
-            return 0
-        if len(parts) == 1:
-            count, each = wire_size(parts[0][1], size)
+        if not read.asked and read.length + LONE_OVERHEAD <= size:
+            read.asked = read.length
+            parts: Parts = ((read.offset, read.length),)
+            count, each = 1, read.length + _AROUND
         else:
-            sizes = [wire_size(length, size) for _, length in parts]
-            count = sum(count for count, _ in sizes)
-            each = sum(count * each for count, each in sizes) // count
+            parts = read.take(max(1, burst // (size + IP_UDP)), size)
+            if not parts:
+                return 0
+            count, each = wire_sizes(parts, size)
         self._post(now, read, number, parts, size)
         ask = Ask(self._outbox.packet - 1, count, each, number, path.asked, read, parts, size)
         path.asked += 1
         path.numbers[number] = ask
         wire = count * each
-        path.send(now, ask, (more or read.waiting) and path.flight + wire > path.tide.window / 2)
+        path.send(now, ask, path.flight + wire > path.tide.window / 2 and (more or read.waiting))
         return wire
 
     def _post(self, now: float, read: Read, number: int, parts: Parts, size: int) -> None:
         outbox, name = self._outbox, read.name
         at = outbox.place(REQUEST.size + len(name) + len(parts) * RANGE.size)
         buffer = outbox.buffer
-        version = read.version if read.version > 0 and read.flags & Flag.UNTORN else 0
+        version = read.version if read.version > 0 and read.flags & _UNTORN else 0
+        left = int((read.deadline - now) * 1000) or 1
         REQUEST.pack_into(
-            buffer, at, Op.READ, read.flags, len(name), number, read.group, max(1, int((read.deadline - now) * 1000)),
-            read.order, version, read.scope, outbox.stamp, read.generation, 0, 0, size, 0, 0,
+            buffer, at, _READ, read.flags, len(name), number, read.group, left, read.order, version, read.scope,
+            outbox.stamp, read.generation, 0, 0, size, 0, 0,
         )
         end = at + REQUEST.size + len(name)
         buffer[at + REQUEST.size : end] = name
         for offset, length in parts:
             RANGE.pack_into(buffer, end, offset, length)
             end += RANGE.size
-        outbox.post(Kind.REQUEST, end - at)
+        outbox.post(_REQUEST, end - at)
 
     # ---- answers
 
@@ -202,7 +207,7 @@ class Reader:
         if read.ended:
             return
         if read.version != version:
-            if read.version >= 0 and read.flags & Flag.UNTORN:
+            if read.version >= 0 and read.flags & _UNTORN:
                 self.end(read, Completion(read.number, Status.CONFLICT, order, verifier, version, object_size))
                 return
             read.version = max(read.version, version)
@@ -215,9 +220,7 @@ class Reader:
             raise Malformed("a DATA of the wrong length")
         elif exists:
             read.into[start : start + exists] = body[at:]
-        if exists:
-            read.got.add(start, start + exists)
-        if (lone and exists == read.length) or read.complete():
+        if read.take_in(start, start + exists):
             done = Completion(read.number, Status.OK, order, verifier, read.version, read.object_size)
             done.length = read.want()
             self.end(read, done)
@@ -346,5 +349,6 @@ class Reader:
 
     def deadline(self) -> float:
         """When `pump` or `expire` has something to do; infinite: only after something was received."""
-        deadline = min(self._wake, self._path.deadline())
+        deadline = self._path.deadline()
+        deadline = self._wake if self._wake < deadline else deadline
         return deadline if self._background is None else min(deadline, self._background.deadline())

@@ -105,13 +105,14 @@ class Tide:
         """Bytes per second to pace at; `srtt` below 0: no round trip is known yet."""
         if srtt < 0:
             return self.window / FIRST_PACE_S
-        return (2.0 if self.starting and not self.idle else 1.25) * self.window / max(srtt, 1e-4)
+        return (2.0 if self.starting and not self.idle else 1.25) * self.window / (srtt if srtt > 1e-4 else 1e-4)
 
     def target(self, base_rtt: float) -> float:
         """Seconds of standing queue to aim at."""
-        temper = self.temper
-        base = min(max(base_rtt, LEAST_TARGET_S), temper.base_s)
-        return min(base + temper.bytes / max(self.bandwidth, 1.0), temper.most_s)
+        base_s, keep, most_s, _ = self.temper
+        base = LEAST_TARGET_S if base_rtt < LEAST_TARGET_S else base_rtt if base_rtt < base_s else base_s
+        target = base + keep / (self.bandwidth or 1.0)
+        return target if target < most_s else most_s
 
     def excess(self, lost: float, total: float) -> float:
         """Loss rate beyond the path's own; `lost` of `total` bytes of a round. Judged in batches, 0 in between."""
@@ -157,8 +158,9 @@ class Tide:
         rates.append((self._rounds, rate))
         while rates[0][0] < self._rounds - RATE_ROUNDS:
             rates.popleft()
-        self.bandwidth = rates[0][1]
-        self._reference = max(self._reference, self.bandwidth)
+        best = self.bandwidth = rates[0][1]
+        if best > self._reference:  # noqa: PLR1730 - hot
+            self._reference = best
 
     def _start(self, now: float, sample: Sample) -> bool:
         """Exponential growth, until the last eight delays all show a queue; whether it ended now."""
@@ -168,7 +170,8 @@ class Tide:
             return False
         recent = self._recent
         recent.append(sample.delay)
-        if len(recent) < 8 or not self._rounds:
+        # a delay that shows no queue ends the search at once: all of the last eight must
+        if sample.delay - self.base.value <= LEAST_TARGET_S or len(recent) < 8 or not self._rounds:
             return False
         target = self.target(sample.base_rtt)
         if min(recent) - self.base.value <= target:
@@ -191,13 +194,14 @@ class Tide:
         self.idle = False
         elapsed, self._last_round = now - self._last_round, now
         lost, total = sample.round_lost, sample.round_lost + sample.round_acked
-        queue = self.queue = max(0.0, sample.round_delay - self.base.value) if sample.round_delay < _NEVER else 0.0
+        queue = sample.round_delay - self.base.value if sample.round_delay < _NEVER else 0.0
+        self.queue = queue = queue if queue > 0 else 0.0
         base_rtt = sample.base_rtt
-        target = self.target(base_rtt)
         excess = self.excess(lost, total)
         if self.starting:
-            self._start_round(now, sample, base_rtt, target)
+            self._start_round(now, sample, base_rtt)
             return
+        target = self.target(base_rtt)
         fade = min(0.5, elapsed / (90.0 if queue > target else 15.0))
         self._reference = max(self.bandwidth, self._reference * (1 - fade))
         if queue < 0.1 * target:
@@ -209,14 +213,14 @@ class Tide:
         else:
             self._step(sample.round_limited, queue, base_rtt, target, excess)
 
-    def _start_round(self, now: float, sample: Sample, base_rtt: float, target: float) -> None:
+    def _start_round(self, now: float, sample: Sample, base_rtt: float) -> None:
         if self.bandwidth >= self._full * 1.25:
             self._full, self._flat = self.bandwidth, 0
         elif sample.round_limited:
             self._flat += 1
         lost, total = sample.round_lost, sample.round_lost + sample.round_acked
         if self._flat >= 3 or (lost > 0.2 * total and lost >= 16 * self.size):
-            self._settle(now, base_rtt, target)
+            self._settle(now, base_rtt, self.target(base_rtt))
 
     def _drain_due(self, now: float, base_rtt: float) -> bool:
         if now >= self._drain_at:

@@ -7,11 +7,12 @@ from store.errors import Status
 from store.limits import WRITE_WINDOW_FIRST
 from store.session.completion import Completion
 from store.session.estimate import Smoothed
-from store.session.loss import Burst, SendPath
+from store.session.loss import Burst
 from store.session.mtu import PathMtu
 from store.session.outbox import Outbox
 from store.session.pacing import burst_size
 from store.session.read import IP_UDP
+from store.session.send_path import SendPath
 from store.session.tide import BACKGROUND, FOREGROUND, Tide
 from store.wire.header import FRAGMENT, Flag, Kind
 from store.wire.message import LEFT, LEFT_AT, STAMP, STAMP_AT
@@ -22,6 +23,7 @@ REPLY_WAIT_MAX_S: Final = 1.0
 REPLY_WAIT_FIRST_S: Final = 0.3
 DOUBLINGS_MAX: Final = 3
 ACK_DELAY_MAX_MS: Final = 8
+_REQUEST, _FRAGMENT, _BACKGROUND = int(Kind.REQUEST), int(Kind.FRAGMENT), int(Flag.BACKGROUND)
 _NEVER: Final = float("inf")
 
 
@@ -131,7 +133,7 @@ class Writer:
 
     def _queue(self, mutation: Mutation) -> deque[Mutation]:
         outbox, lane = self._outbox, self._lanes[0]
-        if mutation.flags & Flag.BACKGROUND:
+        if mutation.flags & _BACKGROUND:
             if len(self._lanes) == 1:
                 self._lanes.append(Lane(Tide(outbox.size + IP_UDP, BACKGROUND)))
             lane = self._lanes[1]
@@ -151,8 +153,8 @@ class Writer:
     def _send_whole(self, now: float, lane: Lane) -> bool:
         """Send one burst of requests that fit a datagram; False when no more may be sent now."""
         outbox, path, queue = self._outbox, lane.path, lane.whole
-        if path.flight > 0 and path.pacer.next > now:
-            self._wake = min(self._wake, path.pacer.next)
+        if path.flight > 0 and path.next_send > now:
+            self._wake = min(self._wake, path.next_send)
             return False
         cargo: list[tuple[Mutation, int, int]] = []
         first, wire = outbox.packet, 0
@@ -192,7 +194,7 @@ class Writer:
         mutation.resend.clear()
         mutation.unacked = 1
         self._expect_reply(now, mutation)
-        return outbox.post(Kind.REQUEST, mutation.total)
+        return outbox.post(_REQUEST, mutation.total)
 
     def _expect_reply(self, now: float, mutation: Mutation) -> None:
         """All of a request is on its way."""
@@ -225,8 +227,8 @@ class Writer:
                 if path.flight > 0 and room < min(burst, path.tide.window / 4, (mutation.total + full)):
                     return
                 burst = max(int(room), full)
-            if path.flight > 0 and path.pacer.next > now:
-                self._wake = min(self._wake, path.pacer.next)
+            if path.flight > 0 and path.next_send > now:
+                self._wake = min(self._wake, path.next_send)
                 return
             self._send_burst(now, path, mutation, max(1, burst // full), len(queue) > 1)
 
@@ -251,7 +253,7 @@ class Writer:
             at = outbox.place(FRAGMENT.size + end - start)
             FRAGMENT.pack_into(outbox.buffer, at, mutation.number, start, total)
             mutation.piece(start, end, outbox.buffer, at + FRAGMENT.size)
-            wire += outbox.post(Kind.FRAGMENT, FRAGMENT.size + end - start) + IP_UDP
+            wire += outbox.post(_FRAGMENT, FRAGMENT.size + end - start) + IP_UDP
             cargo.append((mutation, start, end))
         mutation.unacked += len(cargo)
         flight = Flight(first, wire // len(cargo), cargo)
@@ -421,5 +423,9 @@ class Writer:
 
     def deadline(self) -> float:
         """When `pump`, `expire` or `give_up` has something to do; infinite: only after something was received."""
-        deadline = min(self._wake, self._lanes[0].path.deadline())
-        return deadline if len(self._lanes) == 1 else min(deadline, self._lanes[1].path.deadline())
+        deadline = self._lanes[0].path.deadline()
+        if len(self._lanes) > 1:
+            deadline = min(deadline, self._lanes[1].path.deadline())
+        if self.requests:
+            deadline = min(deadline, self._wake, self.next_due)
+        return deadline

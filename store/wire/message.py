@@ -5,17 +5,36 @@ from typing import Any, Final
 
 from store.limits import BURST_MAX, DATAGRAM_MAX, DATAGRAM_MIN, GSO_SEGMENTS_MAX, NAME_MAX, OBJECT_MAX, RANGES_MAX
 from store.wire.cut import answer_size, fragments
-from store.wire.header import HEADER, PROBE, PROBE_ACK, RANGE, REPLY, REQUEST, RETRY, TAG, Malformed, Op
+from store.wire.header import (
+    DATA,
+    ECHO,
+    FIRST_MUTATION,
+    HEADER,
+    PROBE,
+    PROBE_ACK,
+    RANGE,
+    REPLY,
+    REQUEST,
+    RETRY,
+    TAG,
+    Malformed,
+    Op,
+)
 
 OVERHEAD: Final = HEADER.size + TAG  # bytes of every datagram around its plaintext
 LEFT_AT: Final = 12  # where the milliseconds left stand in a REQUEST
 LEFT: Final = Struct("<I")
 STAMP_AT: Final = 40  # where the address stamp stands in a REQUEST
 STAMP: Final = Struct("<Q")
+ACK_DELAY_AT: Final = 62  # where a REQUEST says how long its acknowledgement may wait
 RECORD_ROOM: Final = 88  # bytes kept free before a name, for the header of a journal record
 HEADROOM: Final = RECORD_ROOM - REQUEST.size  # so a message is placed this far into its `body`
 BURST_WIRE_MAX: Final = 65_507  # one send with segmentation
 
+LONE_OVERHEAD: Final = OVERHEAD + DATA.size + ECHO.size  # bytes around the data of an answer in one datagram
+_READ: Final = int(Op.READ)
+_FIRST_MUTATION: Final = int(FIRST_MUTATION)
+_NAMELESS: Final = frozenset({int(Op.LIST), int(Op.FLUSH), int(Op.FENCE)})
 _NO_RANGES: Final[tuple[tuple[int, int], ...]] = ()
 
 
@@ -25,7 +44,7 @@ class Request:
     __slots__ = (
         "ack_delay", "address", "arrived", "body", "budget", "deadline", "flags", "floor", "fragment", "generation",
         "group", "name", "number", "offset", "op", "order", "packet", "payload", "ranges", "scope", "sequence",
-        "serial", "session", "size", "stamp",
+        "serial", "session", "size", "stamp", "wire",
     )
 
     session: Any  # the transport session it came in by
@@ -46,6 +65,7 @@ class Request:
     payload: memoryview
     body: memoryview  # 88 free bytes, then name and payload
     ranges: tuple[tuple[int, int], ...]  # READ: offset and length
+    wire: int  # READ: bytes of all datagrams of its answer
     fragment: int  # READ, STAT, LIST: largest datagram the client wants to receive
     deadline: float  # seconds, on the receiver's clock
     arrived: float
@@ -72,44 +92,51 @@ def pack_request(
 def parse_request(request: Request, body: memoryview, now: float) -> None:
     """Fill `request` from `body`: HEADROOM free bytes, then REQUEST, name and payload.
 
-    Raises `Malformed`. What is well-formed and wrong in content is left to `invalid`.
+    Raises `Malformed`. What is well-formed and wrong in content is judged later.
     """
-    if len(body) < RECORD_ROOM:
+    size = len(body)
+    if size < RECORD_ROOM:
         raise Malformed("shorter than a REQUEST")
     (
-        request.op, request.flags, named, request.number, request.group, left, request.order, sequence,
+        op, request.flags, named, request.number, request.group, left, request.order, sequence,
         request.scope, request.stamp, request.generation, request.offset, request.size, span, request.ack_delay, _,
     ) = REQUEST.unpack_from(body, HEADROOM)
     end = RECORD_ROOM + named
-    if len(body) < end:
+    if size < end:
         raise Malformed("a name that reaches beyond the message")
-    request.name = bytes(body[RECORD_ROOM:end])
-    request.payload = body[end:]
+    request.op = op
+    request.name = body[RECORD_ROOM:end].tobytes()
+    payload = request.payload = body[end:]
     request.body = body
     request.sequence = sequence
     request.arrived = now
     request.deadline = now + left * 0.001
-    if request.op < Op.WRITE:
-        request.floor = 0
-        request.fragment = span
-        request.ranges = parse_ranges(request.payload, span) if request.op == Op.READ else _NO_RANGES
-    else:
+    if op >= _FIRST_MUTATION:
         if span > sequence:
             raise Malformed("a floor below zero")
         request.floor = sequence - span
         request.fragment = 0
         request.ranges = _NO_RANGES
+        return
+    request.floor = 0
+    request.fragment = span
+    if op != _READ:
+        request.ranges = _NO_RANGES
+        return
+    if size - end == RANGE.size and DATAGRAM_MIN <= span <= DATAGRAM_MAX:
+        offset, length = RANGE.unpack(payload)
+        if 0 < length <= span - LONE_OVERHEAD and offset + length <= OBJECT_MAX:
+            request.ranges = ((offset, length),)
+            request.wire = length + LONE_OVERHEAD
+            return
+    request.ranges, request.wire = parse_ranges(payload, span)
 
 
-def parse_ranges(payload: memoryview, fragment: int) -> tuple[tuple[int, int], ...]:
-    """The ranges of a READ. Raises `Malformed` when the answer would not fit one burst."""
+def parse_ranges(payload: memoryview, fragment: int) -> tuple[tuple[tuple[int, int], ...], int]:
+    """The ranges of a READ, and the size of its answer. Raises `Malformed` when that would not fit one burst."""
     count, rest = divmod(len(payload), RANGE.size)
     if rest or not 0 < count <= RANGES_MAX or not DATAGRAM_MIN <= fragment <= DATAGRAM_MAX:
         raise Malformed("ranges that cannot be")
-    if count == 1:
-        offset, length = RANGE.unpack(payload)
-        if 0 < length <= fragment - OVERHEAD - 64 and offset + length <= OBJECT_MAX:
-            return ((offset, length),)
     ranges = tuple(RANGE.iter_unpack(payload))
     total = datagrams = wire = 0
     for offset, length in ranges:
@@ -120,14 +147,12 @@ def parse_ranges(payload: memoryview, fragment: int) -> tuple[tuple[int, int], .
         wire += answer_size(length, fragment)
     if total > BURST_MAX or datagrams > GSO_SEGMENTS_MAX or wire > BURST_WIRE_MAX:
         raise Malformed("ranges beyond one burst")
-    return ranges
+    return ranges, wire
 
 
 def named_rightly(request: Request) -> bool:
     """Whether the length of the name suits the operation: objects have names of 1 to 1,024 bytes."""
-    if request.op in (Op.LIST, Op.FLUSH, Op.FENCE):
-        return len(request.name) <= NAME_MAX
-    return 0 < len(request.name) <= NAME_MAX
+    return (0 if request.op in _NAMELESS else 1) <= len(request.name) <= NAME_MAX
 
 
 def parse_reply(body: memoryview) -> tuple[int, int, int, int, int, int, int, memoryview]:
