@@ -37,35 +37,38 @@ class Follower(Role):
         log = group.log
         entries = append.entries
         before = entries[0].n - 1
+        prompt = True
         if before <= log.last and self._fits(before, entries[0].prev_epoch):
             if before == log.last:
-                self._extend(entries)
+                prompt = self._extend(entries)
             else:
                 self._overlap(entries)
-            matched = before + len(entries)
-            self.matched = max(self.matched, matched)
+            self.matched = max(self.matched, before + len(entries))
         self.follow(now, append.commit, append.start)
-        group.outbox.acks[group] = None
+        if prompt:
+            group.outbox.acks[group] = None
 
     def _fits(self, n: int, epoch: int) -> bool:
         return n <= self.group.commit or self.group.log.epoch_at(n) == epoch
 
-    def _extend(self, entries: list[Entry]) -> None:
-        """All records are new: the common case."""
+    def _extend(self, entries: list[Entry]) -> bool:
+        """All records are new: the common case. False: the primary can do nothing with an acknowledgement that comes
+        before the sync, since all records are durable ones."""
         group = self.group
         outbox = group.outbox
         append = group.log.append
-        urgent = self._syncs_all() or entries[0].n <= self.start
+        durable = 0
         for entry in entries:
             entry.where = -1
             append(entry)
             if entry.flags & _DURABLE:
-                urgent = True
+                durable += 1
         outbox.journal += entries
         if not group.dirty:
             outbox.soil(group)
-        if urgent:
+        if durable or entries[0].n <= self.start or self._syncs_all():
             outbox.sync_wanted = True
+        return durable < len(entries)
 
     def _overlap(self, entries: list[Entry]) -> None:
         """Some records are held already, or others stand in their place."""

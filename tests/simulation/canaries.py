@@ -245,7 +245,7 @@ def cas_before_ack() -> Iterable[Patch]:
     yield Primary, "advance", hasty
 
 
-@canary("crash", "power", "blackout")
+@canary("crash", "replace", "blackout")
 def restart_sync() -> Iterable[Patch]:
     """R16: after a process crash the journal counts as synced."""
     begin = DeviceCore._begin
