@@ -1,0 +1,3 @@
+from tests.client.conftest import daemon, runtime
+
+__all__ = ["daemon", "runtime"]
