@@ -8,13 +8,13 @@ from typing import Final, Protocol
 
 from store.limits import KIB
 from store.session.estimate import WindowedMinimum
-from store.session.tide import Tide
+from store.session.tide import FLOOR_MAX, Tide
 
 START: Final = 256 * KIB
 FLOOR: Final = 128 * KIB
 WINDOW_MIN_S: Final = 0.01
 ARRIVALS_S: Final = 10.0
-LOSS: Final = 0.03
+LOSS: Final = 0.03  # beyond what the paths lose whatever we do
 QUIET_WINDOWS: Final = 16  # without growth, after loss
 TARGET_MIN_S: Final = 0.001
 TARGET_MAX_S: Final = 0.005
@@ -80,14 +80,21 @@ class Credit:
 
     def _move(self, paths: list[Route], rtt: float) -> None:
         best = -self._best.value
-        crowded = sum(path.tide.queue > path.tide.target(path.base_rtt) for path in paths)
         if self._quiet:
             self._quiet -= 1
-        if self._lost > LOSS * (self._arrived + self._lost) + 2 * paths[0].tide.size:
+        if len(paths) == 1:  # its own window looks after it
+            if self._limited:
+                self.limit = min(2 * self.limit, self._memory)
+            return
+        tolerated = LOSS + max(FLOOR_MAX if path.tide.starting else 1.25 * path.tide.floor for path in paths)
+        crowded = sum(path.tide.queue > path.tide.target(path.base_rtt) for path in paths)
+        ceiling = max(START, int(2 * best * rtt))
+        if self._lost > tolerated * (self._arrived + self._lost) + 2 * paths[0].tide.size:
             self.limit = max(FLOOR, int(self.limit * 0.7))
             self._quiet = QUIET_WINDOWS
         elif crowded * 4 >= len(paths):
             target = min(max(rtt, TARGET_MIN_S), TARGET_MAX_S)
             self.limit = max(FLOOR, min(self.limit, int(1.25 * best * (rtt + target))))
         elif self._limited and not self._quiet:
-            self.limit = min(2 * self.limit, max(self.limit, int(2 * best * rtt)), self._memory)
+            self.limit = min(2 * self.limit, ceiling, self._memory)
+        self.limit = min(self.limit, ceiling)
