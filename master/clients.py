@@ -16,7 +16,7 @@ from store.addresses import format_address
 from store.control.channel import Connection, Quiet
 from store.control.messages import Hello, Join, Message, PoolCreate, PoolIs, Welcome
 from store.errors import Status, StoreError
-from store.limits import POOL_WAIT_MAX_S
+from store.limits import CONTROL_HANDSHAKE_S, POOL_WAIT_MAX_S
 
 log = structlog.get_logger()
 
@@ -131,6 +131,10 @@ class JoinDesk(Quiet):
 
     def __init__(self, office: Office, refused: Callable[[str], None]) -> None:
         self._office, self._refused = office, refused
+
+    def opened(self, connection: Connection) -> None:
+        """Nobody knows who it is, so it may not stay."""
+        asyncio.get_running_loop().call_later(CONTROL_HANDSHAKE_S, connection.abort)
 
     async def call(self, connection: Connection, message: Message) -> Message:
         if not isinstance(message, Join):

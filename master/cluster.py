@@ -17,10 +17,11 @@ from master.core.layout import Candidate, Table, TooFewDevices, arrange
 from master.core.pools import PoolRecord, Pools
 from master.core.principals import ADMIN, EVERYTHING, Principals
 from master.ledger import Ledger
-from store.control.arbiter import ConfigIs, Registered, ToMaster
+from store.control.arbiter import ConfigIs, ConfigsAre, Registered, ToMaster
 from store.control.messages import DeviceStatus, PoolStatus, RegisterDevice
 from store.errors import Status, StoreError
 from store.ids import DeviceId, GroupId, group_id
+from store.limits import CONFIGS_PER_MESSAGE, REGISTERED_CONFIGS_MAX
 from store.placement.config import GroupConfig
 from store.placement.storage_map import StorageMap
 
@@ -137,14 +138,20 @@ class Cluster:
                 self.note("master", "restored", f"generation {self.generation}")
 
     def configs_for(self, device: DeviceId) -> tuple[ConfigIs, ...]:
-        """Of all groups that have the device as a member or in sync; none before a restored master's closure."""
+        """Of the groups that have the device as a member or in sync; none before a restored master's closure.
+
+        Those that do not fit one frame wait in `pushes`.
+        """
         if self.authority.closing:
             return ()
-        return tuple(
+        mine = [
             ConfigIs(group, config)
             for group, config in self.authority.configs.items()
             if device in config.members or device in config.devices()
-        )
+        ]
+        for start in range(REGISTERED_CONFIGS_MAX, len(mine), CONFIGS_PER_MESSAGE):
+            self.pushes.append(Push(device, ConfigsAre(tuple(mine[start : start + CONFIGS_PER_MESSAGE]))))
+        return tuple(mine[:REGISTERED_CONFIGS_MAX])
 
     def map(self) -> StorageMap:
         """The present storage map. Show it to nobody before `ledger.settled()`."""

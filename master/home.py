@@ -1,10 +1,10 @@
 """The master's directory: made on first use, with a CA of its own unless certificates are given.
 
-    ca.crt ca.key          the cluster's CA; whoever has the key can let others in
-    master.crt master.key  what this master shows
-    admin.crt admin.key    the first client, which may do everything
-    master.db              the MetaStore
-    lock                   held while a master runs here
+ca.crt ca.key          the cluster's CA; whoever has the key can let others in
+master.crt master.key  what this master shows
+admin.crt admin.key    the first client, which may do everything
+master.db              the MetaStore
+lock                   held while a master runs here
 """
 
 import datetime

@@ -8,7 +8,7 @@ from master.core.authority import Push
 from store.control.channel import Connection
 from store.control.messages import Decided, MapIs, SecretsAre
 from store.ids import DeviceId
-from store.limits import MAP_PUSH_S
+from store.limits import DECIDED_MAX, MAP_PUSH_S
 from store.placement.storage_map import StorageMap
 
 
@@ -76,14 +76,15 @@ class Publisher:
         self._kicked.set()
 
     def _tell(self, pushes: list[Push]) -> None:
-        """All that one device is told goes in one frame."""
+        """What one device is told travels together, in frames of a bounded size."""
         told: dict[DeviceId, list[Push]] = {}
         for push in pushes:
             told.setdefault(push.device, []).append(push)
         for device, mine in told.items():
             station = self.stations.get(device)
             if station is not None:
-                station.decide(Decided(tuple(push.message for push in mine)))
+                for start in range(0, len(mine), DECIDED_MAX):
+                    station.decide(Decided(tuple(push.message for push in mine[start : start + DECIDED_MAX])))
 
     def _tell_map(self, drawn: StorageMap) -> None:
         self.map = drawn

@@ -28,9 +28,7 @@ class MasterLink:
     it raises StoreError the connection is given up and the next one tried.
     """
 
-    def __init__(
-        self, masters: Sequence[Address], context: ssl.SSLContext, handler: Handler, greet: Greeting
-    ) -> None:
+    def __init__(self, masters: Sequence[Address], context: ssl.SSLContext, handler: Handler, greet: Greeting) -> None:
         self._masters, self._context, self._handler, self._greet = tuple(masters), context, handler, greet
         self._connection: Connection | None = None
         self._ready = asyncio.Event()
@@ -87,6 +85,9 @@ class MasterLink:
                 if self.last_error is None or str(self.last_error) != str(error):
                     log.warning("no connection to the master", reason=str(error))
                 self.last_error = error
+            except Exception as error:  # outermost loop: a defect in a greeting must not cut us off for ever
+                log.exception("the greeting of a master failed")
+                self.last_error = StoreError(Status.UNAVAILABLE, f"internal error: {type(error).__name__}")
             else:
                 log.debug("connected to the master", address=format_address(address))
                 delay, self.last_error = CONTROL_REDIAL_MIN_S, None

@@ -1,9 +1,9 @@
 """Who a certificate speaks for: a URI in its subject alternative names.
 
-    urn:hyphae:master              the master
-    urn:hyphae:daemon              a storage daemon, of whatever device its disk says
-    urn:hyphae:device:<32 hex>     the storage daemon of exactly this device
-    urn:hyphae:client:<name>       a client
+urn:hyphae:master              the master
+urn:hyphae:daemon              a storage daemon, of whatever device its disk says
+urn:hyphae:device:<32 hex>     the storage daemon of exactly this device
+urn:hyphae:client:<name>       a client
 """
 
 import re

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import datetime
+import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 
@@ -239,9 +241,7 @@ class Registrar(Quiet):
 def test_joining(run: Runner, authority: pki.Authority) -> None:
     async def scenario() -> None:
         registrar = Registrar(authority, b"s" * 16)
-        joining = Joining(
-            authority.certificate, tls.join_server_context(credentials(authority, MASTER)), registrar
-        )
+        joining = Joining(authority.certificate, tls.join_server_context(credentials(authority, MASTER)), registrar)
         desk = Desk()
         place = Place(authority, desk, joining)
         mark = tls.fingerprint(authority.certificate)
@@ -283,5 +283,34 @@ def test_a_link_comes_back_by_itself(run: Runner, authority: pki.Authority, free
             await listener.close()
         await link.close()
         assert not link.connected
+
+    run(scenario())
+
+
+def test_garbage_in_frames_ends_one_connection_at_most(run: Runner, authority: pki.Authority) -> None:
+    """Random bytes where frames should be, from somebody with a good certificate."""
+    chance = random.Random(7)
+
+    def garbage() -> bytes:
+        body = chance.randbytes(chance.randrange(40))
+        if chance.random() < 0.5:  # a frame in which only the message is strange
+            body = msgspec.msgpack.encode([chance.randrange(4), chance.randrange(9), {"type": chance.randbytes(3)}])
+        return len(body).to_bytes(4, "little") + body
+
+    async def scenario() -> None:
+        place = Place(authority, Desk())
+        who = credentials(authority, client_role("reader"))
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection(*place.address, ssl=tls.client_context(who))
+            writer.write(b"".join(garbage() for _ in range(50)))
+            writer.write((17 << 20).to_bytes(4, "little"))  # a frame beyond the limit
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+                while await reader.read(1000):
+                    pass
+            writer.close()
+        connection = await place.dial(who)
+        assert await connection.call(Hello(), Done) == Done()
+        await place.listener.close()
 
     run(scenario())

@@ -94,7 +94,6 @@ class Listening(Quiet):
             self._news.clear()
             await self._news.wait()
 
-
     async def until_map(self, condition: Callable[[StorageMap], object]) -> StorageMap:
         await self.until(lambda: self.map is not None and condition(self.map))
         assert self.map is not None

@@ -205,8 +205,9 @@ def test_metrics(tmp_path: Path, processes: Processes, free_ports: Callable[[int
     ports = free_ports(2)
     metrics = f"127.0.0.1:{ports + 1}"
     master = Started(processes, tmp_path, ports, "--serve-metrics", metrics)
-    with pytest.raises(OSError, match=r"(?i)reset|closed|ssl|protocol|wrong"), urllib.request.urlopen(
-        f"http://127.0.0.1:{ports}/", timeout=5
+    with (
+        pytest.raises(OSError, match=r"(?i)reset|closed|ssl|protocol|wrong"),
+        urllib.request.urlopen(f"http://127.0.0.1:{ports}/", timeout=5),
     ):
         pass
     with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=5) as answer:

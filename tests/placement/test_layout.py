@@ -114,9 +114,9 @@ def test_a_device_too_large_for_its_share_holds_every_group_once() -> None:
     assert held(table) == {bytes([1]) * 16: 128, bytes([2]) * 16: 64, bytes([3]) * 16: 64}
 
 
-clusters = st.lists(
-    st.tuples(st.integers(1, 20), st.integers(0, 5), st.integers(0, 3)), min_size=3, max_size=12
-).map(lambda rows: [device(n + 1, w, f"z{z}h{h}", f"z{z}") for n, (w, h, z) in enumerate(rows)])
+clusters = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.integers(0, 3)), min_size=3, max_size=12).map(
+    lambda rows: [device(n + 1, w, f"z{z}h{h}", f"z{z}") for n, (w, h, z) in enumerate(rows)]
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,7 +22,7 @@ def storage_map(pools: tuple[Pool, ...]) -> StorageMap:
 
 def test_a_row_byte_by_byte() -> None:
     config = GroupConfig(1, 0x0203, (IDS[4], IDS[0], IDS[2]), Who(IDS[2], 5), (Who(IDS[2], 5), Who(IDS[4], 6)), 1)
-    assert pack_rows([config], PLACES, 3).hex() == "01000000" "03020000" "0200" "0500" "0400" "0000" "0200"
+    assert pack_rows([config], PLACES, 3).hex() == "010000000302000002000500040000000200"
     assert row_size(3) == 18
 
 
