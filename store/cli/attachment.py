@@ -103,11 +103,13 @@ def find(image: str, pool: str | None) -> Attachment:
 def detach(made: Attachment) -> None:
     """Undo an attachment, whole or half made. Raises StoreError while something still uses it."""
     if made.mount is not None:
-        _run(["umount", made.mount], busy=f"{made.mount} is in use: close what uses it (see `fuser -vm {made.mount}`)")
+        if os.path.ismount(made.mount):
+            _run(["umount", made.mount], busy=f"{made.mount} is in use: `fuser -vm {made.mount}` says by what")
         made.mount = None
         made.save()
-    if made.device:
+    if made.device and _attached(made.device):
         _run(["nbd-client", "-d", made.device] if made.via == Via.KERNEL else ["losetup", "-d", made.device])
+    if made.device:
         made.device = ""
         made.save()
     if made.fuse:
@@ -135,24 +137,36 @@ def _choose(via: Via) -> Via:
 
 
 def _serve(made: Attachment) -> None:
-    """The NBD server of this attachment, in a session of its own so that it outlives this command."""
+    """The NBD server of this attachment, which outlives this command."""
     command = [sys.executable, "-m", "store.cli", "--config", made.config]
     command += ["nbd", "--pool", made.pool, "--image", made.image, "--socket", str(made.socket)]
-    log = made.directory / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
-        )
-    made.server = process.pid
+    made.server = _orphan(command, made.directory / "server.log")
     made.save()
+    _await_start(made.socket.exists, made.server, made.directory / "server.log", "the NBD server")
+
+
+def _orphan(command: Sequence[str | Path], log: Path) -> int:
+    """Start a process that is nobody's child, and so ends with nobody; returns its id.
+
+    nbdkit asks the kernel for a SIGTERM when its parent ends (PR_SET_PDEATHSIG), in the foreground too.
+    """
+    with log.open("wb") as output:
+        shell = subprocess.run(
+            ["sh", "-c", '"$@" </dev/null >&2 & echo $!', "sh", *map(str, command)],
+            stdout=subprocess.PIPE, stderr=output, start_new_session=True, cwd="/", check=True,
+        )  # fmt: skip
+    return int(shell.stdout)
+
+
+def _await_start(ready: Callable[[], bool], process: int, log: Path, what: str) -> None:
+    """Until it is ready. Raises StoreError with its last words if it ends instead."""
     end = time.monotonic() + START_S
-    while not made.socket.exists():
-        if process.poll() is not None:
-            made.server = 0
+    while not ready():
+        if not _alive(process):
             lines = log.read_text(errors="replace").strip().splitlines() or ["no reason given"]
-            raise StoreError(Status.UNAVAILABLE, f"the NBD server ended: {lines[-1].removeprefix('store: ')}")
+            raise StoreError(Status.UNAVAILABLE, f"{what} ended: {lines[-1].removeprefix('store: ')}")
         if time.monotonic() > end:
-            raise StoreError(Status.TIMEOUT, f"the NBD server does not start; see {log}")
+            raise StoreError(Status.TIMEOUT, f"{what} does not start; see {log}")
         time.sleep(0.02)
 
 
@@ -171,23 +185,11 @@ def _loop_device(made: Attachment) -> None:
             raise ConfigError(f"{program} is missing: apt-get install {package}")
     mount = made.directory / "fuse"
     mount.mkdir()
-    pid_file = made.directory / "nbdfuse.pid"
-    with (made.directory / "nbdfuse.log").open("wb") as output:
-        process = subprocess.Popen(
-            ["nbdfuse", "-P", pid_file, mount / "disk", f"nbd+unix:///{made.image}?socket={made.socket}"],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
-        )  # fmt: skip
-    made.fuse = process.pid
+    pid_file, log = made.directory / "nbdfuse.pid", made.directory / "nbdfuse.log"
+    uri = f"nbd+unix:///{made.image}?socket={made.socket}"
+    made.fuse = _orphan(["nbdfuse", "-P", pid_file, mount / "disk", uri], log)
     made.save()
-    end = time.monotonic() + START_S
-    while not (pid_file.exists() and pid_file.stat().st_size):
-        if process.poll() is not None:
-            made.fuse = 0
-            lines = (made.directory / "nbdfuse.log").read_text(errors="replace").strip().splitlines() or ["no reason"]
-            raise StoreError(Status.UNAVAILABLE, f"the image cannot be opened: {lines[-1]}")
-        if time.monotonic() > end:
-            raise StoreError(Status.TIMEOUT, "nbdfuse does not start")
-        time.sleep(0.02)
+    _await_start(lambda: pid_file.exists() and pid_file.stat().st_size > 0, made.fuse, log, "nbdfuse")
     made.device = _run(["losetup", "--find", "--show", "--direct-io=on", str(mount / "disk")]).strip()
     made.save()
 
@@ -214,6 +216,12 @@ def _run(command: Sequence[str], busy: str = "") -> str:
     return done.stdout
 
 
+def _attached(device: str) -> bool:
+    """Whether the loop or nbd device is in use by anybody."""
+    state = Path("/sys/block") / Path(device).name
+    return (state / "loop/backing_file").exists() or (state / "pid").exists()
+
+
 def _unmounted(mount: Path) -> bool:
     return not os.path.ismount(mount) or (
         subprocess.run(["fusermount3", "-u", str(mount)], check=False, capture_output=True).returncode == 0
@@ -221,9 +229,7 @@ def _unmounted(mount: Path) -> bool:
 
 
 def _alive(process: int) -> bool:
-    """Whether it runs; a child that ended and was not waited for does not."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process, os.WNOHANG)
+    """Whether it runs; one that ended and that nobody waited for does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
