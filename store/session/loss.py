@@ -1,7 +1,7 @@
 """Loss detection and delivery accounting of one path, burst by burst. Rules and reasons: TRANSPORT.md, section 3.
 
-A burst is what was sent (or, for reads, asked for) at one time: a few bits per datagram, no object each. All arrivals
-of one drained batch are marked first; then one `flush` finds losses and feeds the controller once.
+A burst is what was sent (or, for reads, asked for) at one time: a few bits per datagram, no object each. Arrivals are
+only marked, which frees the window; a few times per round trip one `flush` finds losses and feeds the controller.
 """
 
 from collections import deque
@@ -11,6 +11,8 @@ from store.session.estimate import Smoothed, WindowedMinimum
 from store.session.pacing import DEBT_S
 from store.session.tide import Tide
 
+FLUSH_S: Final = 0.00025  # between flushes, or a sixteenth of the round trip if that is more
+FLUSH_SHARE: Final = 1 / 8  # of the window: once so much has arrived, the next flush does not wait
 REORDER_FIRST: Final = 3
 REORDER_MAX: Final = 64
 FACTOR_FIRST: Final = 1.125
@@ -52,9 +54,9 @@ class Path(Generic[B]):
     """One direction of one class of traffic to one daemon. Subclasses know when a datagram is lost."""
 
     __slots__ = (
-        "_first_sent", "_newest", "_newest_rtt", "_round_end", "_settled", "acked", "base", "base_rtt",
-        "calm_since", "delay", "delivered", "delivered_at", "factor", "flight", "largest", "last_sent", "latest",
-        "limited", "loss_timer", "losses", "next_send", "open", "pace", "probe_wait", "rate", "round_acked",
+        "_best_rtt", "_first_sent", "_round_end", "_settled", "acked", "base", "base_rtt", "calm_since", "delay",
+        "delivered", "delivered_at", "factor", "flight", "flush_at", "largest", "last_sent", "latest",
+        "limited", "loss_timer", "losses", "newest", "next_send", "open", "pace", "probe_wait", "rate", "round_acked",
         "round_delay", "round_limited", "round_lost", "round_over", "rtt", "spurious", "threshold", "tide", "timeouts",
     )
 
@@ -84,9 +86,10 @@ class Path(Generic[B]):
         self._first_sent = 0.0
         # since the last flush
         self.acked = 0
+        self.flush_at = 0.0  # when the next one is due
         self.delay = _NEVER
-        self._newest: B | None = None
-        self._newest_rtt = 0.0
+        self.newest: B | None = None
+        self._best_rtt = 0.0
         # of the last flush, for the controller
         self.rate = 0.0
         self.limited = False
@@ -146,10 +149,10 @@ class Path(Generic[B]):
 
     def sampled(self, burst: B | None, rtt: float) -> None:
         """A round-trip time, by the newest burst that arrived."""
-        if rtt < self._newest_rtt or self._newest_rtt == 0.0:
-            self._newest_rtt = max(rtt, 1e-6)
+        if rtt < self._best_rtt or self._best_rtt == 0.0:
+            self._best_rtt = max(rtt, 1e-6)
         if burst is not None:
-            self._newest = burst
+            self.newest = burst
 
     def guess(self, now: float, rtt: float) -> None:
         """A round-trip time measured by a probe; counts only while there is none of its own."""
@@ -167,6 +170,10 @@ class Path(Generic[B]):
         self.factor = min(FACTOR_MAX, self.factor + FACTOR_STEP)
         self.calm_since = now
 
+    def due(self, now: float) -> bool:
+        """Whether what has arrived should be flushed by now."""
+        return self.acked > 0 and (now >= self.flush_at or self.acked > self.tide.window * FLUSH_SHARE)
+
     def flush(self, now: float) -> int:
         """After a batch of arrivals: round trip, delivery rate, losses, controller. Bytes newly lost."""
         acked, lost = self.acked, 0
@@ -182,17 +189,19 @@ class Path(Generic[B]):
         if not acked:
             return lost
         self.round_over = False
-        newest = self._newest
+        newest = self.newest
         if newest is not None and newest.delivered >= self._round_end:
             self.round_over = True
             self._round_end = self.delivered
         self.tide.on_ack(now, self)
+        mean = self.rtt.mean / 16
+        self.flush_at = now + (mean if mean > FLUSH_S else FLUSH_S)
         self.pace = self.tide.rate(self.rtt.mean)
         self.probe_wait = self.rtt.timeout(self.extra_wait(), 0)
         self.acked = 0
         self.delay = _NEVER
-        self._newest = None
-        self._newest_rtt = 0.0
+        self.newest = None
+        self._best_rtt = 0.0
         if self.round_over:
             self._begin_round(now)
         return lost
@@ -210,7 +219,7 @@ class Path(Generic[B]):
         self.timeouts = 0
         self.delivered += acked
         self.rate = 0.0
-        rtt, newest = self._newest_rtt, self._newest
+        rtt, newest = self._best_rtt, self.newest
         if rtt > 0:
             self.latest = rtt
             self.rtt.add(rtt)
@@ -276,6 +285,8 @@ class Path(Generic[B]):
         if not self.open:
             return _NEVER
         timer = self.loss_timer
+        if self.acked:
+            timer = self.flush_at if self.flush_at < timer else timer
         if self.flight > 0:
             probe = self.last_sent + self.probe_wait
             return probe if probe < timer else timer
@@ -283,8 +294,8 @@ class Path(Generic[B]):
 
     def expire(self, now: float) -> bool:
         """Let time pass; True if a probe timeout made the oldest burst be sent again."""
-        if now >= self.loss_timer:
-            self.round_lost += self.detect(now)
+        if now >= self.loss_timer or self.acked:
+            self.flush(now)
             return False
         if self.flight <= 0 or now < self.last_sent + self.probe_wait:
             return False

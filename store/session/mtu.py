@@ -3,6 +3,7 @@
 One size serves both directions: a probe of a rung's size asks for an answer of the same size.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,7 +25,7 @@ class PathMtu:
     """Searches upwards from 1,400 bytes, and falls back when large datagrams vanish while small ones pass."""
 
     __slots__ = (
-        "_at", "_limit", "_lost_at", "_lost_size", "_sent_at", "_tries", "earned", "fell",
+        "_alive", "_at", "_limit", "_lost_at", "_lost_size", "_sent_at", "_tries", "earned", "fell",
         "lost_in_row", "size", "trying",
     )
 
@@ -37,6 +38,7 @@ class PathMtu:
         self._tries = 0
         self._sent_at = 0.0
         self._at = now  # no probe before
+        self._alive = [-1.0] * (len(RUNGS) + 1)  # when the newest that arrived was sent, by size
         self.lost_in_row = 0  # datagrams lost, since one as large arrived
         self.fell = False  # the size fell: what is in flight should be sent again; the endpoint clears it
         self._lost_size = 0  # the smallest of them
@@ -86,10 +88,15 @@ class PathMtu:
         self.size = max((rung for rung in RUNGS if rung <= min(self.size, self._limit)), default=RUNGS[0])
         self.trying, self._at, self._tries = 0, now + RAISE_S, 0
 
+    def alive(self, size: int, sent: float) -> None:
+        """A datagram of `size` bytes, sent at `sent`, has arrived: told now and then."""
+        rung = bisect_right(RUNGS, size)
+        self._alive[rung] = max(self._alive[rung], sent)
+
     def lost(self, size: int, sent: float, count: int) -> None:
         """`count` datagrams of `size` bytes, sent at `sent`, are lost."""
-        if size <= RUNGS[0]:
-            return
+        if size <= RUNGS[0] or max(self._alive[bisect_right(RUNGS, size) :]) >= sent:
+            return  # too small to matter, or as large a one that was sent later has arrived
         if not self.lost_in_row:
             self._lost_size, self._lost_at = size, sent
         self._lost_size = min(self._lost_size, size)

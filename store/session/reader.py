@@ -280,14 +280,19 @@ class Reader:
     def flush(self, now: float) -> None:
         """All arrivals of a batch are marked: find losses, move windows, give credit back."""
         for path in self.paths():
-            acked = path.acked
-            if acked:
-                lost = path.flush(now)
-                self._credit.arrived(now, path, acked, lost)
-                self._mtu.earned += acked
+            if path.due(now):
+                self._flush(now, path)
             if path.losses:
                 self._take_losses(path)
         self.settle()
+
+    def _flush(self, now: float, path: AskPath) -> None:
+        acked, newest = path.acked, path.newest
+        lost = path.flush(now)
+        self._credit.arrived(now, path, acked, lost)
+        self._mtu.earned += acked
+        if newest is not None:
+            self._mtu.alive(newest.size - IP_UDP, newest.sent)
 
     def settle(self) -> None:
         """Bring the common credit to what is in flight now."""
@@ -330,10 +335,12 @@ class Reader:
         """Let time pass; True if a probe timeout fired."""
         fired = False
         for path in self.paths():
+            if path.due(now):
+                self._flush(now, path)
             if now >= path.deadline():
                 fired |= path.expire(now)
-                if path.losses:
-                    self._take_losses(path)
+            if path.losses:
+                self._take_losses(path)
         self.settle()
         return fired
 

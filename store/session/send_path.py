@@ -11,10 +11,11 @@ _NEVER: Final = float("inf")
 class SendPath(Path[B]):
     """Datagrams this end sends, acknowledged by copies of the daemon's replay window."""
 
-    __slots__ = ("ack_delay", "arrivals")
+    __slots__ = ("ack_delay", "arrivals", "overtaken")
 
     def __init__(self, tide: Tide) -> None:
         super().__init__(tide)
+        self.overtaken = False  # an ACK told of something later than what is still in flight
         self.arrivals: list[tuple[B, int]] = []  # acknowledged and not yet taken by the sender
         self.ack_delay = 0.001  # seconds the daemon was asked to wait at most
 
@@ -32,6 +33,7 @@ class SendPath(Path[B]):
                 self.arrivals.append((burst, arrived))
         if top > self.largest:
             self.largest = top
+            self.overtaken = bool(self.open) and next(iter(self.open)) < top
             if self.acked:
                 self.sampled(newest, rtt)
 
@@ -41,6 +43,7 @@ class SendPath(Path[B]):
     def detect(self, now: float) -> int:
         largest, gate, lost = self.largest, self.gate(), 0
         self.loss_timer = _NEVER
+        self.overtaken = False
         if self.rtt.mean < 0:
             return 0
         for burst in self.open.values():

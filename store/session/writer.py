@@ -320,8 +320,12 @@ class Writer:
         """All arrivals of a batch are marked: find losses, move windows."""
         for lane in self._lanes:
             path = lane.path
-            self._mtu.earned += path.acked
-            path.flush(now)
+            if path.due(now) or path.overtaken:
+                newest = path.newest
+                self._mtu.earned += path.acked
+                path.flush(now)
+                if newest is not None:
+                    self._mtu.alive(newest.size - IP_UDP, newest.sent)
             if path.arrivals:
                 self._take_arrivals(now, path)
             if path.losses:
@@ -387,8 +391,8 @@ class Writer:
         for path in self.paths():
             if now >= path.deadline():
                 fired |= path.expire(now)
-                if path.losses:
-                    self._take_losses(path)
+            if path.losses:
+                self._take_losses(path)
         return fired
 
     def give_up(self, now: float) -> tuple[float, bool]:

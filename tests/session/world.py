@@ -59,7 +59,7 @@ class Link:
         """`rate` in bit/s, `delay` and `buffer` in seconds; `late`, `twice`: shares delayed and duplicated."""
         self.clock, self.rate, self.delay, self.loss = clock, rate / 8, delay, loss
         self.late, self.late_by, self.twice, self.mtu = late, late_by, twice, mtu
-        self.room = max(buffer * self.rate, 3 * mtu if mtu < 10_000 else 200_000)
+        self.room = max(buffer * self.rate, 3000)
         self.free = 0.0
         self.sent = self.dropped = 0
         self.queues: list[float] = []
@@ -248,7 +248,9 @@ class Client:
         self.endpoint.tick(self.clock.now)
         self.pump()
 
-    def read(self, name: bytes, offset: int, length: int, *, seconds: float = 30.0, flags: int = 0) -> tuple[int, bytearray]:
+    def read(
+        self, name: bytes, offset: int, length: int, *, seconds: float = 30.0, flags: int = 0
+    ) -> tuple[int, bytearray]:
         into = bytearray(b"\xee" * length)
         number = self.endpoint.read(
             self.clock.now, GROUP, name, offset, length, memoryview(into), flags=flags,
