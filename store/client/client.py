@@ -56,6 +56,7 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._sender: Sender | None = None
         self._receiver: asyncio.Task[None] | None = None
+        self._stream: asyncio_dgram.aio.DatagramStream | None = None
         standing.changed = self._standing_changed
 
     @classmethod
@@ -79,6 +80,8 @@ class Client:
         if self._receiver is not None:
             self._receiver.cancel()
             await asyncio.gather(self._receiver, return_exceptions=True)
+        if self._stream is not None:  # not left to the task, which may have been cancelled before it began
+            self._stream.close()
         if self._timer is not None:
             self._timer.cancel()
         await self.access.close()
@@ -156,19 +159,16 @@ class Client:
         sock = open_socket(family_of(devices[0].address) if devices else family_of(("0.0.0.0", 0)))
         sock.setblocking(False)
         self._sender = Sender(sock)
-        stream = await asyncio_dgram.from_socket(sock)
+        self._stream = stream = await asyncio_dgram.from_socket(sock)
         self._receiver = self._loop.create_task(self._receive(stream))
         return self
 
     async def _receive(self, stream: asyncio_dgram.aio.DatagramStream) -> None:
         """What has queued up is taken without giving way: then one turn answers all of it."""
-        try:
-            while True:
-                data, _ = await stream.recv()
-                self._exchange.receive(clock(), memoryview(data))
-                self._turn_soon()
-        finally:
-            stream.close()
+        while True:
+            data, _ = await stream.recv()
+            self._exchange.receive(clock(), memoryview(data))
+            self._turn_soon()
 
     def _turn_soon(self) -> None:
         if not self._turn_due:
