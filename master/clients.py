@@ -1,6 +1,7 @@
 """The clients' side of the control channel: who asks, whether they may, what answers; and the joiners' desk."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -10,13 +11,14 @@ from master import cluster_calls, image_calls, pool_calls
 from master.cluster import plan_pool
 from master.core.layout import Table
 from master.core.principals import ClientRecord
+from master.daemons import DaemonDesk
 from master.office import Calls, Office
 from master.publisher import Publisher
 from store.addresses import format_address
 from store.control.channel import Connection, Quiet
-from store.control.messages import Hello, Join, Message, PoolCreate, PoolIs, Welcome
+from store.control.messages import Hello, Join, Message, PoolCreate, PoolIs, PoolRemove, Welcome
 from store.errors import Status, StoreError
-from store.limits import CONTROL_HANDSHAKE_S, POOL_WAIT_MAX_S
+from store.limits import CONTROL_HANDSHAKE_S, HEARTBEAT_S, POOL_WAIT_MAX_S
 
 log = structlog.get_logger()
 
@@ -33,10 +35,9 @@ class Session:
 
 class ClientDesk(Quiet):
     def __init__(
-        self, office: Office, publisher: Publisher, device_registered: asyncio.Event, refused: Callable[[str], None]
+        self, office: Office, publisher: Publisher, daemons: DaemonDesk, refused: Callable[[str], None]
     ) -> None:
-        self._office, self._publisher, self._refused = office, publisher, refused
-        self._device_registered = device_registered
+        self._office, self._publisher, self._daemons, self._refused = office, publisher, daemons, refused
         self.calls = 0
 
     def opened(self, connection: Connection) -> None:
@@ -59,6 +60,11 @@ class ClientDesk(Quiet):
             raise StoreError(Status.INVALID, "say Hello first")
         elif isinstance(message, PoolCreate):
             answer = await self._create_pool(asker, message)
+        elif isinstance(message, PoolRemove):
+            pool_calls.check_removal(self._office, asker, message)
+            if not message.force:
+                await self._hear_from_everybody()
+            answer = pool_calls.remove_pool(self._office, asker, message)
         elif (handle := CALLS.get(type(message))) is not None:
             answer = handle(self._office, asker, message)
         else:
@@ -101,12 +107,22 @@ class ClientDesk(Quiet):
         cluster.note(asker.name, "pool create", record.name)
         return PoolIs(cluster.pool_status(record))
 
+    async def _hear_from_everybody(self) -> None:
+        """What devices hold is known from heartbeats: wait for one of each device that is up, but not for long."""
+        cluster = self._office.cluster
+        began = cluster.clock.boot()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 * HEARTBEAT_S):
+                while cluster.devices.unheard(cluster.clock.boot(), began):
+                    self._daemons.beaten.clear()
+                    await self._daemons.beaten.wait()
+
     async def _layout(self, message: PoolCreate) -> Table:
         """Waits for devices if asked to. Raises StoreError BUSY."""
         cluster, loop = self._office.cluster, asyncio.get_running_loop()
         end = loop.time() + min(message.wait, POOL_WAIT_MAX_S)
         while True:
-            self._device_registered.clear()
+            self._daemons.registered.clear()
             try:
                 candidates = cluster.candidates(message.replicas, message.devices)
                 break
@@ -116,7 +132,7 @@ class ClientDesk(Quiet):
                     raise
             try:
                 async with asyncio.timeout(left):
-                    await self._device_registered.wait()
+                    await self._daemons.registered.wait()
             except TimeoutError:
                 continue
         if message.groups * len(candidates) < LARGE_LAYOUT:

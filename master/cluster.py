@@ -228,8 +228,8 @@ class Cluster:
             groups=record.groups,
             min_write=record.min_write,
             images=len(self.images.of_pool(record.number)),
-            objects=objects // record.replicas,
-            bytes=size // record.replicas,
+            objects=-(-objects // record.replicas),  # rounded up: one copy that is known of is an object
+            bytes=-(-size // record.replicas),
             complete=complete,
             degraded=degraded,
             unwritable=unwritable,

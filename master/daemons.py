@@ -22,6 +22,7 @@ class DaemonDesk(Quiet):
         self._cluster, self._publisher, self._refused = cluster, publisher, refused
         self.proposals = 0
         self.registered = asyncio.Event()  # set whenever a device has registered
+        self.beaten = asyncio.Event()  # set whenever one has said what it holds
 
     def opened(self, connection: Connection) -> None:
         if connection.role is None or not connection.role.is_daemon:
@@ -43,6 +44,7 @@ class DaemonDesk(Quiet):
         if isinstance(message, Heartbeat):
             device = _station(connection).device
             self._cluster.devices.heard(self._cluster.clock.boot(), device, message)
+            self.beaten.set()
             told = self._publisher.map
             return HeartbeatOk((0, 0) if told is None else told.order, self._cluster.credentials.key_epoch)
         raise StoreError(Status.UNSUPPORTED, f"{type(message).__name__} is not for daemons")

@@ -1,7 +1,8 @@
-"""Calls about pools. Creating one is in clients.py, because it may wait for devices."""
+"""Calls about pools. Those that wait for devices begin in clients.py: creating one, and removing one."""
 
 from typing import Final
 
+from master.core.pools import PoolRecord
 from master.core.principals import ClientRecord
 from master.office import Calls, Office
 from store.control.messages import Done, Message, PoolList, PoolRemove, PoolsAre
@@ -16,7 +17,8 @@ def list_pools(office: Office, asker: ClientRecord, message: PoolList) -> Messag
     return PoolsAre(tuple(cluster.pool_status(pool) for pool in seen))
 
 
-def remove_pool(office: Office, asker: ClientRecord, message: PoolRemove) -> Message:
+def check_removal(office: Office, asker: ClientRecord, message: PoolRemove) -> PoolRecord:
+    """The pool that may go, by what is known now. Raises StoreError."""
     must_administer(asker)
     cluster = office.cluster
     pool = cluster.pools.named(message.name)
@@ -28,6 +30,12 @@ def remove_pool(office: Office, asker: ClientRecord, message: PoolRemove) -> Mes
     if not message.force and (status.images or status.objects):
         text = f"pool '{pool.name}' holds {status.images} images and {status.objects} objects; use --force to lose them"
         raise StoreError(Status.EXISTS, text)
+    return pool
+
+
+def remove_pool(office: Office, asker: ClientRecord, message: PoolRemove) -> Message:
+    cluster = office.cluster
+    pool = check_removal(office, asker, message)
     cluster.remove_pool(pool)
     cluster.note(asker.name, "pool remove", pool.name)
     return Done()
@@ -39,4 +47,4 @@ def must_administer(asker: ClientRecord) -> None:
         raise StoreError(Status.DENIED, f"client '{asker.name}' may not administer this cluster")
 
 
-CALLS: Final[Calls] = {PoolList: list_pools, PoolRemove: remove_pool}
+CALLS: Final[Calls] = {PoolList: list_pools}

@@ -126,7 +126,7 @@ class Master:
     def _listen(self, home: Home) -> None:
         settings, cluster = self._settings, self.cluster
         office = Office(cluster, home.signer)
-        self.clients = ClientDesk(office, self.publisher, self.daemons.registered, self._refuse)
+        self.clients = ClientDesk(office, self.publisher, self.daemons, self._refuse)
         joining: Joining | None = None
         if home.signer is not None:
             context = join_server_context(home.for_daemons)

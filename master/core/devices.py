@@ -39,10 +39,11 @@ class DeviceRecord(msgspec.Struct, frozen=True):
 class Pulse:
     """What a device last said of itself; forgotten when the master restarts."""
 
-    __slots__ = ("free", "heard", "here", "pools", "used")
+    __slots__ = ("beat", "free", "heard", "here", "pools", "used")
 
     def __init__(self, heard: float) -> None:
         self.heard = heard
+        self.beat = -1.0  # when it last said what it holds
         self.here = False  # it has registered since the master started
         self.used = self.free = 0
         self.pools: tuple[PoolUsage, ...] = ()
@@ -85,7 +86,8 @@ class Devices:
 
     def heard(self, now: float, device: DeviceId, beat: Heartbeat) -> None:
         pulse = self._pulse(device)
-        pulse.heard, pulse.used, pulse.free, pulse.pools = now, beat.used, beat.free, beat.pools
+        pulse.heard = pulse.beat = now
+        pulse.used, pulse.free, pulse.pools = beat.used, beat.free, beat.pools
 
     def get(self, device: DeviceId) -> DeviceRecord | None:
         return self.table.get(device.hex())
@@ -104,6 +106,11 @@ class Devices:
             return DeviceState(record.state).name.lower()
         silent = self.silent_for(now, record.id)
         return UP if silent < DEVICE_SUSPECT_S else SUSPECT if silent < DEVICE_DOWN_S else DOWN
+
+    def unheard(self, now: float, since: float) -> list[DeviceRecord]:
+        """Devices that are up but have not said what they hold since then."""
+        up = [record for record in self.all() if self.state(now, record) == UP]
+        return [record for record in up if self._pulse(record.id).beat < since]
 
     def silent_for(self, now: float, device: DeviceId) -> float:
         return max(0.0, now - self._pulse(device).heard)

@@ -141,9 +141,15 @@ def test_removing_a_pool(tmp_path: Path) -> None:
             admin = await PlayedClient.admin(master, tmp_path)
             daemons = await daemons_of(master, admin, 3)
             await admin.connection.call(MAIN, PoolIs)
-            await admin.connection.call(ImageCreate(pool="main", name="book", size=GIB), ImageIs)
-            for daemon in daemons:
+            calls = master.clients.calls
+            removing = asyncio.ensure_future(admin.connection.call(PoolRemove(name="main"), Done))
+            while master.clients.calls == calls:
+                await asyncio.sleep(0)
+            for daemon in daemons:  # it waits for what they hold now
+                assert not removing.done()
                 await daemon.beat(PoolUsage(1, 10, 40_960))
+            await refused(Status.EXISTS, "0 images and 10 objects", removing)
+            await admin.connection.call(ImageCreate(pool="main", name="book", size=GIB), ImageIs)
             [pool] = (await admin.connection.call(PoolList(), PoolsAre)).pools
             assert (pool.images, pool.objects, pool.bytes) == (1, 10, 40_960)
             remove = PoolRemove(name="main")
