@@ -144,7 +144,7 @@ def test_removing_a_pool(tmp_path: Path) -> None:
             calls = master.clients.calls
             removing = asyncio.ensure_future(admin.connection.call(PoolRemove(name="main"), Done))
             while master.clients.calls == calls:
-                await asyncio.sleep(0)
+                await asyncio.wait({removing}, timeout=0.01)
             for daemon in daemons:  # it waits for what they hold now
                 assert not removing.done()
                 await daemon.beat(PoolUsage(1, 10, 40_960))
