@@ -36,7 +36,7 @@ class LocalCluster:
     def start(self, *options: str) -> None:
         """`store up`; returns when it says that the cluster is ready. Raises AssertionError otherwise."""
         self._starts += 1
-        name = f"up{self._starts}"
+        name = self._output_name()
         began = time.monotonic()
         command = [STORE, "up", "--dir", self.directory, "--port-base", str(self.port_base), *options]
         self._up = up = self._processes.start(name, command)
@@ -55,7 +55,10 @@ class LocalCluster:
         return self.said()
 
     def said(self) -> str:
-        return self._processes.output(f"up{self._starts}").read_text()
+        return self._processes.output(self._output_name()).read_text()
+
+    def _output_name(self) -> str:
+        return f"{self.directory.name}-up{self._starts}"
 
     def logs(self) -> str:
         """The last lines of every program's log."""

@@ -36,7 +36,7 @@ TABLE = [
     Wrong("reed there", "No such command", 2),
     Wrong("pool create main --replicas 3", "main"),
     Wrong("pool create wide --replicas 4", "4"),
-    Wrong("pool create none --replicas 0", "replicas"),
+    Wrong("pool create none --replicas 0", "1 to 8 copies"),
     Wrong("pool rm nosuch", "nosuch"),
     Wrong("image create book --size large", "not a size"),
     Wrong("image create book --size 0", "size"),
