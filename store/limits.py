@@ -130,6 +130,7 @@ assert HEARTBEAT_S * 3 < DEVICE_SUSPECT_S < DEVICE_DOWN_S
 CLIENT_BATCH: Final = 64  # operations of one caller in flight at once: one per object of a large trim, per group of a flush
 CLIENT_ATTEMPTS_MAX: Final = 512  # submissions of one operation, redirections included
 CLIENT_SILENCE_S: Final = 1.5  # a device that sent nothing for so long, while owing answers, is tried again elsewhere
+CLIENT_SUSPECT_SILENCE_S: Final = 0.5  # the same for a device that was silent before
 CLIENT_ATTEMPT_S: Final = 10.0  # longest attempt at a device that does send, before the time its bytes need
 CLIENT_ATTEMPT_RATE: Final = 64 * KIB  # bytes per second that an attempt is given time for
 CLIENT_BACKOFF_MIN_S: Final = 0.01

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from gateways.nbd.export import Gateway
+from gateways.nbd.logs import start_logging
 from gateways.nbd.settings import Settings
 from store.addresses import Address, parse_address
 from store.errors import ConfigError
@@ -126,6 +127,7 @@ def require_free(address: Address) -> None:
 def main(arguments: list[str]) -> None:
     """Becomes nbdkit; returns only by raising ConfigError or StoreError."""
     given = parse_arguments(arguments)
+    start_logging(os.environ.get("STORE_LOG", ""))
     line = command(given)
     if given.socket is not None:
         free_socket(given.socket)
@@ -133,6 +135,8 @@ def main(arguments: list[str]) -> None:
         require_free(parse_address(given.listen))
     check(plugin_parameters(given))
     environment = clean_environment(os.environ)
+    if given.verbose:
+        environment.setdefault("STORE_LOG", "debug" if given.verbose > 1 else "info")
     if given.verbose:
         print(f"store: {' '.join(line)}", file=sys.stderr)
     os.execve(line[0], line, environment)

@@ -6,6 +6,7 @@ locks) lives in a loop in one background thread; nothing waits for it but the op
 """
 
 import contextlib
+import socket
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,7 +23,7 @@ from store.client.link_thread import LinkThread
 from store.client.names import DirectNamespace, MasterNamespace, Namespace
 from store.client.operation import Operation
 from store.client.routing import Router
-from store.client.sessions import SessionOpener
+from store.client.sessions import SessionOpener, resolved
 from store.client.sockets import family_of, open_socket
 from store.errors import Status, StoreError
 from store.limits import CLIENT_CONNECTIONS_MAX, CLIENT_GIVES_UP_S, CONTROL_CALL_S
@@ -46,7 +47,7 @@ class BlockingClient:
         self._returned = threading.Condition()  # of `_opened`, and of waiting for an idle connection
         self._waiting = 0
         devices = standing.storage_map.devices
-        self._family = family_of(devices[0].address if devices else ("0.0.0.0", 0))
+        self._family = family_of(resolved(devices[0].address)) if devices else socket.AF_INET
         standing.changed = self._standing_changed
 
     @classmethod
@@ -100,7 +101,7 @@ class BlockingClient:
         """Returns when the operation has its status, whatever that is; its `until` bounds the wait."""
         connection = self._take()
         try:
-            connection.perform(operation, self._serve_wants)
+            connection.perform(operation, self._attend)
         except BaseException:
             connection.abandon((operation,))
             raise
@@ -111,7 +112,7 @@ class BlockingClient:
         """The same for many, so many at a time that none waits in a queue of the cluster."""
         connection = self._take()
         try:
-            connection.perform_all(operations, self._serve_wants)
+            connection.perform_all(operations, self._attend)
         except BaseException:
             connection.abandon(operations)
             raise
@@ -158,13 +159,14 @@ class BlockingClient:
 
     # --- control plane -----------------------------------------------------------------------------------------------
 
-    def _serve_wants(self) -> None:
+    def _attend(self) -> int:
+        """Passes on what the router wants of the master. Returns the epoch of the standing."""
         router = self._router
-        if not router.wants:
-            return
-        with self._guard:
-            wants, router.wants = router.wants, set()
-        self.link.want(wants)
+        if router.wants:
+            with self._guard:
+                wants, router.wants = router.wants, set()
+            self.link.want(wants)
+        return self._epoch
 
     def _standing_changed(self) -> None:
         """In the control thread."""

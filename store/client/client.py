@@ -11,6 +11,7 @@ is a few times faster than on asyncio's own loop; it works on either.
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -29,7 +30,7 @@ from store.client.names import DirectNamespace, MasterNamespace, Namespace
 from store.client.operation import Operation
 from store.client.pool import Pool
 from store.client.routing import Router
-from store.client.sessions import SessionOpener
+from store.client.sessions import SessionOpener, resolved
 from store.client.sockets import Sender, family_of, open_socket
 from store.control.messages import Mode
 from store.errors import Status, StoreError
@@ -156,7 +157,7 @@ class Client:
 
     async def _opened(self) -> Self:
         devices = self.access.standing.storage_map.devices
-        sock = open_socket(family_of(devices[0].address) if devices else family_of(("0.0.0.0", 0)))
+        sock = open_socket(family_of(resolved(devices[0].address)) if devices else socket.AF_INET)
         sock.setblocking(False)
         self._sender = Sender(sock)
         self._stream = stream = await asyncio_dgram.from_socket(sock)

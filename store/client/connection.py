@@ -16,6 +16,8 @@ _LONE_MAX: Final = 60 * KIB  # operations up to here end with the first thing re
 _DRAIN_MAX: Final = 32  # buffers taken in one go before what they ask for is sent
 _TIMEVAL: Final = struct.Struct("ll")
 
+Attend = Callable[[], int]  # called while operations wait: serves what the router wants, returns the standing's epoch
+
 
 def clock() -> float:
     """Seconds on CLOCK_BOOTTIME, the clock of all deadlines here."""
@@ -46,23 +48,20 @@ class Connection:
     def close(self) -> None:
         self._sock.close()
 
-    def perform(self, operation: Operation, serve_wants: Callable[[], None]) -> None:
-        """Returns when the operation has its status, by its `until` at the latest. `serve_wants` is called while it
-        waits, whenever the router may want something of the master."""
+    def perform(self, operation: Operation, attend: Attend) -> None:
+        """Returns when the operation has its status, by its `until` at the latest."""
         exchange, now = self._exchange, clock()
         lone = len(operation.payload) + len(operation.into) <= _LONE_MAX
         exchange.submit(now, operation)
-        while True:
-            exchange.finished(now)
-            if operation.status >= 0:
-                return
+        while operation.status < 0:
             for view, segment, address in exchange.transmit(now):
                 self._send(view, segment, address)
             if operation.attempts > 1 or operation.not_before > now:
-                serve_wants()
-            now = self._receive_one(now) if lone else self._receive_all(now)
+                self._attend(attend)
+            now = self._receive_one() if lone else self._receive_all(now)
+            exchange.finished(now)
 
-    def perform_all(self, operations: Iterable[Operation], serve_wants: Callable[[], None]) -> None:
+    def perform_all(self, operations: Iterable[Operation], attend: Attend) -> None:
         """Returns when all have their status; CLIENT_BATCH of them are under way at a time."""
         exchange, now = self._exchange, clock()
         pending, under_way = iter(operations), 0
@@ -77,7 +76,7 @@ class Connection:
                 return
             for view, segment, address in exchange.transmit(now):
                 self._send(view, segment, address)
-            serve_wants()
+            self._attend(attend)
             now = self._receive_all(now)
 
     def abandon(self, operations: Iterable[Operation]) -> None:
@@ -88,7 +87,12 @@ class Connection:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _receive_one(self, now: float) -> float:
+    def _attend(self, attend: Attend) -> None:
+        epoch = attend()
+        if epoch != self.epoch:
+            self.renew(epoch)
+
+    def _receive_one(self) -> float:
         """Waits for one buffer, CLIENT_TICK_S at most. Returns the time after that."""
         try:
             size = self._sock.recv_into(self._buffer)

@@ -13,23 +13,31 @@ from store.client.operation import Operation
 from store.client.routing import Router, Want
 from store.errors import Status
 from store.ids import DeviceId
-from store.limits import CLIENT_BACKOFF_MIN_S, CLIENT_SILENCE_S
+from store.limits import CLIENT_BACKOFF_MIN_S, CLIENT_SILENCE_S, CLIENT_SUSPECT_SILENCE_S
 from store.session.endpoint import Completion, Endpoint
 from store.wire.header import HEADER, Op
 
 _SESSION_AT: Final = 8  # offset of the session id in a datagram's header
-_TICKS_PER_SILENCE: Final = 4
+
+
+class Source(NamedTuple):
+    """What a session is made from; when the opener would take another, the session is not used for new requests."""
+
+    address: Address
+    ticket: bytes
 
 
 class Peer:
     """One endpoint, where to send what it says, and when its device last spoke."""
 
-    __slots__ = ("address", "device", "endpoint", "heard", "in_flight", "serial", "session_id")
+    __slots__ = ("address", "device", "endpoint", "heard", "in_flight", "patience", "session_id", "source")
 
-    def __init__(self, device: DeviceId, address: Address, serial: int, session_id: int, endpoint: Endpoint) -> None:
-        self.device, self.address, self.serial, self.session_id = device, address, serial, session_id
+    def __init__(self, device: DeviceId, source: Source, address: Address, session_id: int, endpoint: Endpoint) -> None:
+        self.device, self.source, self.session_id = device, source, session_id
+        self.address = address  # numeric; `source` has it as the map does
         self.endpoint = endpoint
         self.heard = 0.0
+        self.patience = CLIENT_SILENCE_S  # shorter after a silence, until it speaks again
         self.in_flight: dict[int, Operation] = {}  # by request number
 
 
@@ -44,8 +52,10 @@ class Outgoing(NamedTuple):
 class Opener(Protocol):
     """Makes sessions with devices from the ticket at hand; the shell's, since session ids are random."""
 
-    def __call__(self, now: float, device: DeviceId, serial: int) -> Peer | None:
+    def source(self, device: DeviceId, serial: int) -> Source | None:
         """None: no address, or no key of this serial's ticket for this device."""
+
+    def open(self, now: float, device: DeviceId, source: Source) -> Peer: ...
 
 
 class Exchange:
@@ -53,7 +63,7 @@ class Exchange:
 
     def __init__(self, router: Router, opener: Opener, guard: AbstractContextManager[object]) -> None:
         self.router = router
-        self._open, self._guard = opener, guard
+        self._opener, self._guard = opener, guard
         self._peers: dict[tuple[DeviceId, int], Peer] = {}
         self._by_session: dict[int, Peer] = {}
         self._active: dict[int, Peer] = {}  # peers with something in flight or to send, by session id
@@ -79,6 +89,7 @@ class Exchange:
         if peer is None:
             return
         peer.heard = now
+        peer.patience = CLIENT_SILENCE_S
         self._active[peer.session_id] = peer
         peer.endpoint.receive(now, view)
 
@@ -116,9 +127,8 @@ class Exchange:
             completions = peer.endpoint.completions()
             if completions:
                 self._settle(now, peer, completions)
-        for peer in tuple(self._active.values()):
             if not peer.in_flight:
-                del self._active[peer.session_id]
+                self._active.pop(peer.session_id, None)
         finished = self._finished
         if finished:
             self._finished = []
@@ -140,7 +150,7 @@ class Exchange:
             if at is not None:
                 times.append(at)
             if peer.in_flight:
-                times.append(self._last_sign(peer) + CLIENT_SILENCE_S)
+                times.append(self._last_sign(peer) + peer.patience)
         return min(times, default=None)
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -183,16 +193,25 @@ class Exchange:
         self._active[peer.session_id] = peer
 
     def _meet(self, now: float, device: DeviceId, serial: int) -> Peer | None:
-        peer = self._open(now, device, serial)
-        if peer is not None:
-            self._peers[device, serial] = peer
-            self._by_session[peer.session_id] = peer
+        source = self._opener.source(device, serial)
+        if source is None:
+            return None
+        peer = self._opener.open(now, device, source)
+        self._peers[device, serial] = peer
+        self._by_session[peer.session_id] = peer
         return peer
 
     def renew(self) -> None:
-        """There is another ticket, map or key: later attempts open new sessions; requests under way end in theirs."""
-        self._peers.clear()
-        self._by_session = {session_id: peer for session_id, peer in self._by_session.items() if peer.in_flight}
+        """The map or the tickets have changed: where address or ticket are others, later attempts open new sessions.
+
+        Requests under way end in the sessions they began in.
+        """
+        source = self._opener.source
+        self._peers = {key: peer for key, peer in self._peers.items() if source(*key) == peer.source}
+        used = {peer.session_id for peer in self._peers.values()}
+        self._by_session = {
+            session_id: peer for session_id, peer in self._by_session.items() if peer.in_flight or session_id in used
+        }
 
     def _settle(self, now: float, peer: Peer, completions: list[Completion]) -> None:
         for completion in completions:
@@ -221,8 +240,11 @@ class Exchange:
         return max(peer.heard, oldest.started)
 
     def _end_silent(self, now: float, peer: Peer) -> None:
-        if not peer.in_flight or now < self._last_sign(peer) + CLIENT_SILENCE_S:
+        if not peer.in_flight or now < self._last_sign(peer) + peer.patience:
             return
+        peer.patience = CLIENT_SUSPECT_SILENCE_S
+        with self._guard:
+            self.router.suspect(now, peer.device)
         for number, operation in list(peer.in_flight.items()):
             peer.endpoint.cancel(number)
             del peer.in_flight[number]

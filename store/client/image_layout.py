@@ -37,24 +37,27 @@ class ImageLayout:
         self.prefix, self.size = prefix, size
         self.scope, self.generation = (image_id, generation) if generation else (0, 0)
         self._group_of = group_of
-        self._groups: dict[int, GroupId] = {}
+        self._places: dict[int, tuple[GroupId, bytes]] = {}  # objects by number; 200 bytes for each one used
 
     @property
     def objects(self) -> int:
         return -(-self.size // OBJECT_MAX)
 
-    def name(self, index: int) -> bytes:
-        return b"%b%d" % (self.prefix, index)
+    def place(self, index: int) -> tuple[GroupId, bytes]:
+        """Group and name of an object."""
+        place = self._places.get(index)
+        if place is None:
+            name = b"%b%d" % (self.prefix, index)
+            place = self._places[index] = (self._group_of(name), name)
+        return place
 
     def group(self, index: int) -> GroupId:
-        group = self._groups.get(index)
-        if group is None:
-            group = self._groups[index] = self._group_of(self.name(index))
-        return group
+        return self.place(index)[0]
 
     def groups(self) -> list[GroupId]:
         """Every group that holds or could hold an object of the image: those that a new lock must fence (R36)."""
-        return sorted({self.group(index) for index in range(self.objects)})
+        prefix, group_of = self.prefix, self._group_of
+        return sorted({group_of(b"%b%d" % (prefix, index)) for index in range(self.objects)})
 
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
         position = 0
@@ -78,37 +81,38 @@ class ImageLayout:
     def read(self, offset: int, into: memoryview, until: float) -> Operation:
         """A read that stays inside one object."""
         index = offset >> OBJECT_SHIFT
+        group, name = self._places.get(index) or self.place(index)
         return Operation(
-            Op.READ, self._groups.get(index) or self.group(index), self.name(index), until,
-            offset=offset & _INSIDE, into=into, scope=self.scope, generation=self.generation,
+            Op.READ, group, name, until, offset=offset & _INSIDE, into=into, scope=self.scope,
+            generation=self.generation,
         )  # fmt: skip
 
     def write(self, offset: int, data: bytes | memoryview, durable: Flag, until: float) -> Operation:
         """A write that stays inside one object; `durable` is Flag.DURABLE or Flag(0)."""
         index = offset >> OBJECT_SHIFT
+        group, name = self._places.get(index) or self.place(index)
         return Operation(
-            Op.WRITE, self._groups.get(index) or self.group(index), self.name(index), until,
-            offset=offset & _INSIDE, size=len(data), payload=data, flags=durable, scope=self.scope,
-            generation=self.generation,
+            Op.WRITE, group, name, until, offset=offset & _INSIDE, size=len(data), payload=data, flags=durable,
+            scope=self.scope, generation=self.generation,
         )  # fmt: skip
 
     def clear(self, offset: int, length: int, until: float) -> Operation:
         """Durable zeros: the object goes, a hole is punched, or part of a block is overwritten."""
         index, inside = offset >> OBJECT_SHIFT, offset & _INSIDE
+        group, name = self.place(index)
         op, payload = Op.TRIM, b""
         if length == OBJECT_MAX:
             op = Op.DELETE
         elif (inside | length) & BLOCK - 1:
             op, payload = Op.WRITE, bytes(length)
         return Operation(
-            op, self.group(index), self.name(index), until, offset=inside, size=length, payload=payload,
-            flags=Flag.DURABLE, scope=self.scope, generation=self.generation,
+            op, group, name, until, offset=inside, size=length, payload=payload, flags=Flag.DURABLE, scope=self.scope,
+            generation=self.generation,
         )  # fmt: skip
 
     def stat(self, index: int, until: float) -> Operation:
-        return Operation(
-            Op.STAT, self.group(index), self.name(index), until, scope=self.scope, generation=self.generation
-        )
+        group, name = self.place(index)
+        return Operation(Op.STAT, group, name, until, scope=self.scope, generation=self.generation)
 
     def flush(self, group: GroupId, until: float) -> Operation:
         return self._nameless(Op.FLUSH, group, until)

@@ -7,7 +7,7 @@
 |---|---|
 | OK, and refusals that no retry changes | final |
 | REDIRECT | the named primary at once; when it is silent, or it was named before, after a pause the next member |
-| no answer (TIMEOUT) | the outcome is in doubt; the device is passed over for a while; next member; ask for a map |
+| no answer (TIMEOUT) | the outcome is in doubt; next member; ask for a map |
 | BUSY | the device's own pause, longer each time |
 | UNKNOWN_GROUP | pause, next member, ask for a map |
 | EXPIRED, or DENIED for the first time | ask for a ticket of the same serial, then again |
@@ -123,6 +123,10 @@ class Router:
         operation.status = -1
         return False
 
+    def suspect(self, now: float, device: DeviceId) -> None:
+        """It owes answers and has sent nothing: for a while others are asked first."""
+        self._suspects[device] = now + SUSPECT_S
+
     def give_up(self, now: float, operation: Operation) -> None:
         """The time is over while no attempt was under way."""
         self._finish(operation, Status.TIMEOUT if operation.doubtful else Status.UNAVAILABLE)
@@ -224,8 +228,7 @@ class Router:
         self.wants.add(Want.MAP)
         located = self._where(operation.group)
         operation.not_before = now
-        if located is not None and operation.device is not None:
-            self._suspects[operation.device] = now + SUSPECT_S
+        if located is not None:
             operation.device = self._next_member(now, located, operation.device)
         return False
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from store.client.exchange import Exchange, Peer
+from store.client.exchange import Exchange, Peer, Source
 from store.client.operation import Operation
 from store.client.routing import Router, Want
 from store.errors import Status
@@ -34,15 +34,18 @@ class World:
         self.tickets = {self.serial: ticket_for(self.daemons, self.serial)}
         self.router = Router(self.map, self.serial)
         self.credit = Credit(1 << 24)
-        self.exchange = Exchange(self.router, self.open, contextlib.nullcontext())
+        self.exchange = Exchange(self.router, self, contextlib.nullcontext())
         self.done: list[Operation] = []
 
-    def open(self, now: float, device: DeviceId, serial: int) -> Peer | None:
-        ticket, keys = self.tickets[serial]
+    def source(self, device: DeviceId, serial: int) -> Source | None:
+        address = next(daemon.address for daemon in self.daemons if daemon.device == device)
+        return Source(address, self.tickets[serial][0])
+
+    def open(self, now: float, device: DeviceId, source: Source) -> Peer:
         session = self.rng.getrandbits(64)
-        index = next(place for place, daemon in enumerate(self.daemons) if daemon.device == device)
-        endpoint = Endpoint(now, session, ticket, keys[device], self.credit)
-        return Peer(device, self.daemons[index].address, serial, session, endpoint)
+        keys = next(keys for ticket, keys in self.tickets.values() if ticket == source.ticket)
+        endpoint = Endpoint(now, session, source.ticket, keys[device], self.credit)
+        return Peer(device, source, source.address, session, endpoint)
 
     def send(self, destination: int, view: memoryview, segment: int) -> None:
         size = segment or len(view)
