@@ -21,6 +21,7 @@ from store.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HANDSHAKE_S, CONTROL_H
 log = structlog.get_logger()
 
 _BACKLOG: Final = 128
+_FAREWELL_S: Final = 1.0  # for what is queued to be sent when the listener closes
 _TLS_HANDSHAKE: Final = 0x16  # first byte of every TLS connection
 
 
@@ -56,15 +57,20 @@ class Listener:
         return bound
 
     async def close(self) -> None:
-        """Stops accepting and closes what is open, after sending what is queued."""
+        """Stops accepting and closes what is open, after sending what is queued; afterwards no handler is called."""
         tasks = [task for task in (self._accepting, *self._greeting) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._sock is not None:
             self._sock.close()
-        for connection in list(self._connections):
+        open_still = list(self._connections)
+        for connection in open_still:
             connection.close()
+        if open_still:
+            await asyncio.wait([connection.closed for connection in open_still], timeout=_FAREWELL_S)
+        for connection in open_still:
+            connection.abort()
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
