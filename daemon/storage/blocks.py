@@ -3,11 +3,10 @@
 import errno
 from typing import Final
 
-from daemon.core.record import RECORD, Entry
+from daemon.core.record import Entry
 from daemon.storage.data_file import DataFile
 from daemon.storage.journal import Journal, payload_position
 from daemon.storage.overlay import HOLE, LOST, POSITION_BITS, POSITION_MASK, Block, Obj, Piece, checksum, stored_sum
-from daemon.storage.records import HEADER_SIZE
 from daemon.storage.syncers import DiskFailed
 from store.limits import BLOCK
 
@@ -56,22 +55,11 @@ class BlockReader:
         except OSError as error:
             return _is_damage(error)
 
-    def payload_size(self, entry: Entry) -> int:
-        """Bytes of payload, also when only the journal has them."""
-        if entry.payload is not None:
-            return len(entry.payload)
-        header = bytearray(HEADER_SIZE)
-        self._journal.read(header, entry.where)
-        fields = RECORD.unpack(header)
-        if fields[4] != entry.group or fields[8] != entry.n:
-            raise DiskFailed(f"the journal is damaged at {entry.where}; the daemon stops")
-        return int(fields[16])
-
     def payload(self, entry: Entry) -> memoryview | bytes:
         """The payload, from memory or the journal."""
         if entry.payload is not None:
             return entry.payload  # type: ignore[no-any-return]
-        size = self.payload_size(entry)
+        size = entry.size
         content = memoryview(bytearray(size))
         got = self._journal.read(content, payload_position(entry.where, entry.name))
         if got != size or checksum(content) != entry.payload_sum:

@@ -14,6 +14,7 @@ old content have their IMAGE. Nothing depends on what a torn write left in the d
 from array import array
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
+from typing import Final
 
 import msgspec
 
@@ -36,6 +37,7 @@ from daemon.storage.overlay import (
     Layer,
     Obj,
     Overlay,
+    Piece,
     blocks_of,
     checksum,
     stored_sum,
@@ -45,6 +47,8 @@ from daemon.storage.records import BaseNote, pack_note
 from daemon.storage.table import ObjectTable
 from store.ids import GroupId
 from store.limits import BLOCK, BLOCKS_PER_OBJECT
+
+NOWHERE: Final = 1 << 63
 
 
 class Phase(Enum):
@@ -75,6 +79,7 @@ class Checkpoint:
         self._bases: dict[GroupId, Base] = {}
         self._work: Iterator[int] = iter(())
         self._next = 0  # of the frozen objects
+        self.held_at = NOWHERE  # oldest journal position of what was held back
         self._changes = Changes([], [], [], [])
         self._freed: list[int] = []
         self._scratch = memoryview(bytearray(APPLY_RUN_MAX * BLOCK))
@@ -109,6 +114,7 @@ class Checkpoint:
         for group, base in bases.items():
             shelf = self._table.shelf(group)
             if not shelf.copied:
+                shelf.note_reached(base.n, base.epoch)
                 refused = _bitmap(shelf.base_n + 1, base.n, shelf.gaps)
                 note = msgspec.msgpack.encode(BaseNote(base.tables, shelf.base_n + 1, refused))
                 self._journal.append(pack_note(RecordKind.BASE, group, base.n, base.epoch, note))
@@ -119,6 +125,7 @@ class Checkpoint:
         """The announcement is durable: the data file may be overwritten."""
         self._changes, self._freed = Changes([], [], [], []), []
         self._work, self._next = self._steps(), 0
+        self.held_at = NOWHERE
         self.phase = Phase.APPLYING
 
     def redo(self, bases: dict[GroupId, Base]) -> None:
@@ -163,6 +170,11 @@ class Checkpoint:
     def _hold_back(self, obj: Obj, layer: Layer) -> None:
         """The group keeps its base: what was frozen of it goes back on top, for the next checkpoint."""
         table = self._table
+        for found in layer.over.values():
+            if isinstance(found, Piece):
+                self.held_at = min(self.held_at, found.where)
+            elif type(found) is int and found > LOST:
+                self.held_at = min(self.held_at, found & POSITION_MASK)
         if obj.generation == table.generation:
             for block, found in layer.over.items():
                 if block < obj.visible:
@@ -293,6 +305,7 @@ class Checkpoint:
         """The index names the new base."""
         table = self._table
         for obj in self._frozen:
+            obj.frozen = None
             if obj.generation == table.generation - 1:
                 obj.generation = CLEAN
                 table.remember(obj)

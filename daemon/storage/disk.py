@@ -34,6 +34,7 @@ from daemon.storage.limits import (
     MERGED_MAX,
     PACE,
     PREWRITTEN_AT_CREATION,
+    RECORD_MAX,
 )
 from daemon.storage.listing import Listed, Listing
 from daemon.storage.operations import Operations
@@ -109,7 +110,11 @@ class Disk:
         self._unsaved: set[int] = set()  # keys whose newest fields are not in the index
         self._checkpointed = 0  # nothing before this position is needed by the data file
         self._released = 0  # nor by the core
-        self._stragglers: set[int] = set()  # records applied after the freeze that stand before it
+        # Records that stand before what could be trimmed, by position: applied after the last freeze, after the one
+        # before it (until that is in the data file), and not carried for want of room.
+        self._stragglers: dict[int, Entry] = {}
+        self._old_stragglers: dict[int, Entry] = {}
+        self._left_behind: dict[int, Entry] = {}
         self._trimming = False
         self._after_checkpoint: Done = _nothing
         self._paced_bytes = self._paced_records = self._records = 0
@@ -215,44 +220,54 @@ class Disk:
 
     # Journal
     def append(self, entries: list[Entry]) -> None:
-        """write() the records now and set each `where`. An entry that has one already is carried to the new place."""
-        if not entries:
-            return
-        if len(entries) > FRAME_RECORDS_MAX:
-            for low in range(0, len(entries), FRAME_RECORDS_MAX):
-                self.append(entries[low : low + FRAME_RECORDS_MAX])
-            return
+        """write() the records now and set each `where`. An entry that has one already is carried to a new place.
+
+        What is carried stays where it is while the ring has no room for a second copy; it holds up the trimming then.
+        """
         views: list[Source] = [b""]
         for entry in entries:
             body = entry.body
-            views.append(body if body is not None else self._record_of(entry))
+            if entry.where >= 0 or body is None:
+                self._append_slowly(entries)
+                return
+            views.append(body)
         size = sum(map(len, views))
-        if size > FRAME_BODY_MAX:
-            middle = len(entries) // 2
-            self.append(entries[:middle])
-            self.append(entries[middle:])
+        if not entries:
             return
+        if size <= FRAME_BODY_MAX and len(views) <= FRAME_RECORDS_MAX:
+            where = self._write_frame(views, size)
+            for index, entry in enumerate(entries, 1):
+                entry.where = where
+                where += len(views[index])
+        else:
+            self._append_slowly(entries)
+
+    def _append_slowly(self, entries: list[Entry]) -> None:
+        """One frame for each record that is not packed, is carried, or belongs to a batch too large for one frame."""
+        journal = self._journal
+        for entry in entries:
+            old = entry.where
+            if old < 0:
+                record = entry.body if entry.body is not None else pack_entry(entry, entry.payload or b"")
+                entry.where = self._write_frame([b"", record], len(record))
+            elif journal.used + RECORD_MAX + journal.size // 32 > journal.size:
+                self._left_behind[old] = entry
+            else:
+                record = self.load_record(entry)
+                entry.where = self._write_frame([b"", record], len(record))
+                self._table.move(entry.group, entry.name, old, entry.where, len(record))
+                for places in (self._stragglers, self._old_stragglers, self._left_behind):
+                    places.pop(old, None)
+
+    def _write_frame(self, views: list[Source], size: int) -> int:
+        """Append one frame; returns the position of its first record."""
         journal = self._journal
         where = journal.reserve(size)
         if where + size > journal.boundary:
             self._finish_jobs()
         journal.write(views, size)
-        self._records += len(entries)
-        for index, entry in enumerate(entries, 1):
-            if entry.where >= 0:
-                self._carried(entry, where)
-            entry.where = where
-            where += len(views[index])
-
-    def _record_of(self, entry: Entry) -> bytes:
-        if entry.payload is None and entry.where >= 0:
-            return self.load_record(entry)
-        return pack_entry(entry, entry.payload or b"")
-
-    def _carried(self, entry: Entry, where: int) -> None:
-        """The overlay must not point at the old place: it will be overwritten."""
-        self._stragglers.discard(entry.where)
-        self._table.move(entry.group, entry.name, entry.where, where, HEADER_SIZE + len(entry.name))
+        self._records += len(views) - 1
+        return where
 
     def load_record(self, entry: Entry) -> bytes:
         """The whole record from the journal. LookupError when it was overwritten; DiskFailed when it is damaged."""
@@ -277,6 +292,9 @@ class Disk:
 
     def cut(self, group: GroupId, n: int) -> None:
         """The group's records from position n on are void."""
+        self._left_behind = {
+            where: entry for where, entry in self._left_behind.items() if entry.group != group or entry.n < n
+        }
         self._journal.append(pack_note(RecordKind.CUT, group, n, 0, b""))
 
     def save(self, rows: Sequence[tuple[int, DeviceFields | GroupFields]], on_done: Done) -> None:
@@ -352,7 +370,7 @@ class Disk:
     def freeze(self) -> None:
         """Objects protocol: the checkpoint that begins holds what is applied now."""
         self._checkpoint.freeze()
-        self._stragglers.clear()
+        self._old_stragglers, self._stragglers = self._stragglers, {}
 
     def checkpoint(self, bases: dict[GroupId, Base], on_done: Done) -> None:
         """Make the frozen state the base of these groups; other groups keep theirs."""
@@ -400,8 +418,13 @@ class Disk:
         self._start_job(job, self._checkpoint_done)
 
     def _checkpoint_done(self) -> None:
-        self._checkpointed = self._checkpoint.mark.position
+        self._checkpointed = min(self._checkpoint.mark.position, self._checkpoint.held_at)
+        self._old_stragglers.clear()
         self._checkpoint.finish()
+        shelf = self._table.shelf
+        self._left_behind = {
+            where: entry for where, entry in self._left_behind.items() if entry.n > shelf(entry.group).base_n
+        }
         self._space.refresh()
         self.checkpoints += 1
         on_done, self._after_checkpoint = self._after_checkpoint, _nothing
@@ -415,7 +438,8 @@ class Disk:
 
     def _trim(self) -> None:
         """Give the ring back what neither data file nor core needs, once the index says where to begin instead."""
-        target = min(self._released, self._checkpointed, min(self._stragglers, default=self._checkpointed))
+        held = (*self._stragglers, *self._old_stragglers, *self._left_behind)
+        target = min(self._released, self._checkpointed, *held)
         mark = self._journal.mark_before(target)
         if self._trimming or mark.position <= self._journal.tail or mark.position > target:
             return
@@ -438,8 +462,10 @@ class Disk:
 
     @property
     def tail(self) -> int:
-        """The journal's oldest position: records before it cannot be loaded any more."""
-        return self._journal.tail
+        """Records from this position on can be loaded. It moves in steps, ahead of what is overwritten."""
+        journal = self._journal
+        step = journal.size // 16
+        return min(journal.tail, max(0, ((journal.position - journal.size) // step + 2) * step))
 
     @property
     def dirty(self) -> bool:
@@ -457,7 +483,7 @@ class Disk:
     def apply(self, entry: Entry) -> tuple[Status, int]:
         outcome = self._operations.apply(entry)
         if entry.where < self._checkpoint.mark.position:
-            self._stragglers.add(entry.where)
+            self._stragglers[entry.where] = entry
         if len(self._operations.merged) >= MERGED_MAX:
             self._checkpoint.spill()
         return outcome

@@ -84,7 +84,7 @@ class Operations:
         return self._put(obj, entry, 0)
 
     def _replace(self, obj: Obj, entry: Entry) -> Outcome:
-        if self._blocks.payload_size(entry) > OBJECT_MAX:
+        if entry.size > OBJECT_MAX:
             return (Status.TOO_LARGE, obj.size)
         obj.over, obj.visible, obj.size = {}, 0, 0
         return self._put(obj, entry, 0)

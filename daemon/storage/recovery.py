@@ -142,7 +142,7 @@ def _replay(
                 if obj.exists and obj.generation == table.generation:
                     position = payload_position(image.where, image.name)
                     obj.over[image.offset >> 12] = whole_block(position, image.payload_sum)
-    shelf.note_applied(base.n, base.epoch)
+    shelf.note_reached(base.n, base.epoch)
     return True
 
 

@@ -9,7 +9,6 @@ from daemon.storage.index import DamagedRow, Index, ObjectRow
 from daemon.storage.limits import CACHED_OBJECTS_MAX, CACHED_SUMS_MAX
 from daemon.storage.overlay import CLEAN, HOLE, LOST, POSITION_MASK, Block, Obj, Piece, blocks_of
 from daemon.storage.syncers import DiskFailed
-from store.limits import OBJECT_MAX
 
 
 class Shelf:
@@ -36,6 +35,12 @@ class Shelf:
         if n != self.applied + 1:
             self.gaps.append((self.applied + 1, n))
         self.applied, self.applied_epoch = n, epoch
+
+    def note_reached(self, n: int, epoch: int) -> None:
+        """The log stands at n: what was not applied up to there had no effect."""
+        if n > self.applied:
+            self.gaps.append((self.applied + 1, n + 1))
+            self.applied, self.applied_epoch = n, epoch
 
     def rebase(self, n: int, epoch: int) -> None:
         self.base_n, self.base_epoch = n, epoch
@@ -119,20 +124,19 @@ class ObjectTable:
         shelf.applied, shelf.applied_epoch = shelf.base_n, shelf.base_epoch
         self.dirty = [obj for obj in self.dirty if obj.group != shelf.group]
 
-    def move(self, group: int, name: bytes, old: int, new: int, header: int) -> None:
-        """The record at `old` was written again at `new`: what the overlay says of its payload follows."""
+    def move(self, group: int, name: bytes, old: int, new: int, size: int) -> None:
+        """The record of `size` bytes at `old` was written again at `new`: what the overlay says of it follows."""
         shelf = self.shelves.get(group)
         obj = None if shelf is None else shelf.objects.get(name)
         if obj is None:
             return
         overlays = [obj.over] if obj.frozen is None else [obj.over, obj.frozen.over]
-        low, high = old + header, old + header + OBJECT_MAX
         for over in overlays:
             for block, found in over.items():
                 if isinstance(found, Piece):
-                    if low <= found.where < high:
+                    if old < found.where < old + size:
                         over[block] = found._replace(where=found.where + new - old)
-                elif type(found) is int and found > LOST and low <= found & POSITION_MASK < high:
+                elif type(found) is int and found > LOST and old < found & POSITION_MASK < old + size:
                     over[block] = found + new - old
 
     # Blocks
