@@ -1,17 +1,25 @@
-"""Certificate, key and CA of a daemon: given as files, kept in its directory, or got with a one-time join ticket."""
+"""What a daemon must have to be believed and to believe others.
+
+Certificate, key and CA: given as files, kept in its directory, or got with a one-time join ticket. And the secrets by
+which it verifies clients, as the master last gave them.
+"""
 
 import os
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from daemon.settings import Settings
 from store.control.joining import join
+from store.crypto.keys import Secrets
 from store.crypto.tls import Credentials
 from store.errors import ConfigError
 
 CERTIFICATE: Final = "daemon.crt"
 PRIVATE_KEY: Final = "daemon.key"
 AUTHORITY: Final = "ca.crt"
+SECRETS: Final = "secrets.json"
 
 
 async def obtain(settings: Settings) -> Credentials:
@@ -39,6 +47,19 @@ def _keep(directory: Path, credentials: Credentials) -> None:
     _write(directory / PRIVATE_KEY, credentials.private_key)
     _write(directory / AUTHORITY, credentials.authority)
     _write(directory / CERTIFICATE, credentials.certificate)
+
+
+def keep_secrets(directory: Path, given: Secrets) -> None:
+    """The device's secrets of the present key epochs, readable by their owner only."""
+    _write(directory / SECRETS, msgspec.json.encode(given).decode())
+
+
+def kept_secrets(directory: Path) -> Secrets:
+    """What `keep_secrets` kept; none if there is no such file, or it is not whole: the master gives them again."""
+    try:
+        return msgspec.json.decode((directory / SECRETS).read_bytes(), type=Secrets)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return Secrets(0, {})
 
 
 def _write(path: Path, text: str) -> None:

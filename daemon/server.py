@@ -40,6 +40,7 @@ from store.control.arbiter import FromMaster, Register, ToMaster
 from store.control.messages import DeviceRegistered, PoolUsage, RegisterDevice
 from store.crypto.keys import KeyRing, Secrets
 from store.crypto.tls import Credentials, client_context, server_context
+from store.crypto.tls import cluster_of as named_by
 from store.errors import ConfigError, StoreError
 from store.ids import DeviceId
 from store.limits import REGISTER_S
@@ -101,6 +102,8 @@ class Daemon:
         self._cleanup.callback(self._upkeep.close)
         self._upkeep.start()
         self._clients.start()
+        if credentials is not None:
+            self._keys.install(own_credentials.kept_secrets(settings.directory))
         if settings.metrics is not None:
             self._cleanup.callback(serve(settings.metrics, self._samples))
         self._executor.run()
@@ -245,7 +248,11 @@ class Daemon:
             self._map = storage_map
 
     def new_secrets(self, given: Secrets) -> None:
-        self._keys.install(given)
+        """Kept on the disk as well: a daemon that starts while the master is away must know its clients."""
+        if given != self._keys.secrets():
+            self._keys.install(given)
+            if self._settings.master is not None:
+                own_credentials.keep_secrets(self._settings.directory, given)
 
     # Peers
     def _peer_address(self, device: DeviceId) -> Address | None:
@@ -316,11 +323,7 @@ def free_bytes(directory: Path) -> int:
 
 def cluster_of(credentials: Credentials | None) -> bytes:
     """The cluster a daemon belongs to; 16 zero bytes for one that stands alone."""
-    if credentials is None:
-        return bytes(16)
-    from store.crypto.pki import cluster_of as named_by  # noqa: PLC0415  X.509 takes 16 MiB: only where it is needed
-
-    return named_by(credentials.authority)
+    return bytes(16) if credentials is None else named_by(credentials.authority)
 
 
 def advertised(address: Address, fallback: Address) -> Address:
