@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from daemon import credentials as own_credentials
+from daemon import standing
 from daemon.clients import Clients
 from daemon.core.device import DeviceCore
 from daemon.core.limits import Limits
@@ -41,10 +41,10 @@ from store.control.messages import DeviceRegistered, PoolUsage, RegisterDevice
 from store.crypto.keys import KeyRing, Secrets
 from store.crypto.tls import Credentials, client_context, server_context
 from store.crypto.tls import cluster_of as named_by
-from store.errors import ConfigError, StoreError
+from store.errors import ConfigError
 from store.ids import DeviceId
 from store.limits import REGISTER_S
-from store.placement.storage_map import StorageMap
+from store.placement.storage_map import Device, StorageMap
 from store.session.service import Service
 
 log = structlog.get_logger()
@@ -67,6 +67,7 @@ class Daemon:
         self.counters = DaemonCounters()
         self._keys = KeyRing()
         self._map: StorageMap | None = None
+        self._devices: tuple[Device, ...] = ()
         self._claim: Register | None = None
         self._master: ControlLink | LocalArbiter | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -78,7 +79,7 @@ class Daemon:
     async def start(self) -> None:
         """Raises ConfigError or StoreError with one line for the person who started it."""
         settings = self._settings
-        credentials = await own_credentials.obtain(settings) if settings.master else None
+        credentials = await standing.obtain(settings) if settings.master else None
         self._udp = open_listening(settings.listen)
         self._cleanup.callback(self._udp.close)
         self.address: Address = self._udp.getsockname()[:2]
@@ -103,7 +104,8 @@ class Daemon:
         self._upkeep.start()
         self._clients.start()
         if credentials is not None:
-            self._keys.install(own_credentials.kept_secrets(settings.directory))
+            self._keys.install(standing.kept_secrets(settings.directory))
+            self._devices = standing.kept_devices(settings.directory)
         if settings.metrics is not None:
             self._cleanup.callback(serve(settings.metrics, self._samples))
         self._executor.run()
@@ -170,12 +172,8 @@ class Daemon:
         assert self._settings.master is not None
         self._master = link = ControlLink([self._settings.master], client_context(credentials), self)
         link.start()
-        try:
+        if self._core.who is None:  # else this start needs no master (R4)
             await link.wait_connected(REGISTER_S)
-        except StoreError as error:
-            if self._core.who is None:
-                raise
-            log.warning("serving without the master until it can be reached", reason=str(error))
 
     # The clock
     def _after_run(self) -> None:
@@ -244,7 +242,11 @@ class Daemon:
         self._loop.call_soon(self.decided, (message,))
 
     def new_map(self, storage_map: StorageMap) -> None:
+        """The devices are kept on the disk: peers must be found while the master is away."""
         if self._map is None or storage_map.order > self._map.order:
+            if self._map is None or storage_map.devices != self._map.devices:
+                standing.keep_devices(self._settings.directory, storage_map.devices)
+                self._devices = storage_map.devices
             self._map = storage_map
 
     def new_secrets(self, given: Secrets) -> None:
@@ -252,12 +254,11 @@ class Daemon:
         if given != self._keys.secrets():
             self._keys.install(given)
             if self._settings.master is not None:
-                own_credentials.keep_secrets(self._settings.directory, given)
+                standing.keep_secrets(self._settings.directory, given)
 
     # Peers
     def _peer_address(self, device: DeviceId) -> Address | None:
-        known = None if self._map is None else self._map.device(device)
-        return None if known is None else known.peer
+        return next((known.peer for known in self._devices if known.id == device), None)
 
     def _link_lost(self, device: DeviceId) -> None:
         self._core.link_lost(clock(), device)

@@ -1,7 +1,7 @@
 """What a daemon must have to be believed and to believe others.
 
-Certificate, key and CA: given as files, kept in its directory, or got with a one-time join ticket. And the secrets by
-which it verifies clients, as the master last gave them.
+Certificate, key and CA: given as files, kept in its directory, or got with a one-time join ticket. And what the master
+told last: the secrets by which it verifies clients, and where the other devices are.
 """
 
 import os
@@ -15,11 +15,13 @@ from store.control.joining import join
 from store.crypto.keys import Secrets
 from store.crypto.tls import Credentials
 from store.errors import ConfigError
+from store.placement.storage_map import Device
 
 CERTIFICATE: Final = "daemon.crt"
 PRIVATE_KEY: Final = "daemon.key"
 AUTHORITY: Final = "ca.crt"
 SECRETS: Final = "secrets.json"
+DEVICES: Final = "devices.json"
 
 
 async def obtain(settings: Settings) -> Credentials:
@@ -60,6 +62,19 @@ def kept_secrets(directory: Path) -> Secrets:
         return msgspec.json.decode((directory / SECRETS).read_bytes(), type=Secrets)
     except (FileNotFoundError, msgspec.DecodeError):
         return Secrets(0, {})
+
+
+def keep_devices(directory: Path, devices: tuple[Device, ...]) -> None:
+    """Where the other devices are, as the last map said."""
+    _write(directory / DEVICES, msgspec.json.encode(devices).decode())
+
+
+def kept_devices(directory: Path) -> tuple[Device, ...]:
+    """What `keep_devices` kept, or nothing: the next map says it."""
+    try:
+        return msgspec.json.decode((directory / DEVICES).read_bytes(), type=tuple[Device, ...])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return ()
 
 
 def _write(path: Path, text: str) -> None:
