@@ -253,7 +253,7 @@ class Node:
     def _at_disk(self, job: fx.Save | fx.Checkpoint | tuple[fx.Sync, int]) -> None:
         """The disk is a queue."""
         world = self.world
-        took = world.sync_time * world.rng.uniform(0.5, 2.0)
+        took = world.disk_time(self.number)
         self.busy_until = max(self.busy_until + 0.0001, world.now + took)
         self.queue.append(job)
         world.at(self.busy_until, self._disk_done, self.life, job)

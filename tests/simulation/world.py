@@ -35,7 +35,7 @@ class World:
         self.queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.features = {f: None for f in faults.FEATURES if rng.random() < 0.3} | dict.fromkeys(features)
         self.copies = rng.choice((2, 2, 3))
-        self.groups = GROUPS
+        self.groups: tuple[int, ...] = GROUPS
         self._choose()
         self.values = self.serials = self.locks = 0
         self.registers, self.image, self.epochs = Registers(), Image(tuple(BLOCKS)), Epochs()
@@ -157,6 +157,9 @@ class World:
             node.call(node.life, "arrive", src, m)
         elif dst in self.clients:
             self.clients[dst].receive(self.now, m)
+
+    def disk_time(self, device: int) -> float:
+        return self.sync_time * self.rng.uniform(0.5, 2.0)
 
     def read_delay(self) -> float:
         delay = self.rng.uniform(0.0005, 0.02)
