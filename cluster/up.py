@@ -15,7 +15,7 @@ import daemon.__main__
 import master.__main__
 from cluster.children import Child, Children
 from cluster.plan import JOURNAL, Plan, State, daemon_name, load_state
-from daemon.credentials import CERTIFICATE
+from daemon.standing import CERTIFICATE
 from store.addresses import format_address
 from store.client.config import load_config
 from store.control.channel import Connection, Quiet, dial
