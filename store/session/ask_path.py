@@ -73,6 +73,9 @@ class AskPath(Path[Ask]):
             place = burst.packet - low
             if 0 <= place <= 1024 and bitmap >> place & 1:
                 burst.seen = True
+                if not burst.got and burst.answered < 0 and not burst.parked:
+                    self._park(burst)
+                    self.loss_timer = min(self.loss_timer, burst.sent + self.gate() + PARKED_S)
 
     def mark_data(self, now: float, ask: Ask, index: int, packet: int) -> int:
         """Datagram `index` of an answer came, in the daemon's packet `packet`; 0 if it came before."""

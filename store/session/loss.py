@@ -55,7 +55,7 @@ class Path(Generic[B]):
 
     __slots__ = (
         "_best_rtt", "_first_sent", "_round_end", "_settled", "acked", "base", "base_rtt", "calm_since", "delay",
-        "delivered", "delivered_at", "factor", "flight", "flush_at", "largest", "last_sent", "latest",
+        "delivered", "delivered_at", "factor", "flight", "flush_at", "largest", "last_arrival", "last_sent", "latest",
         "limited", "loss_timer", "losses", "newest", "next_send", "open", "pace", "probe_wait", "rate", "round_acked",
         "round_delay", "round_limited", "round_lost", "round_over", "rtt", "spurious", "threshold", "tide", "timeouts",
     )
@@ -75,6 +75,7 @@ class Path(Generic[B]):
         self.largest = -1  # highest packet number known to have arrived, that orders loss
         self.losses: list[tuple[B, int]] = []  # found and not yet taken by the sender
         self.last_sent = -1.0
+        self.last_arrival = -1.0
         self.timeouts = 0  # in a row
         self.loss_timer = _NEVER
         self.threshold = REORDER_FIRST
@@ -131,6 +132,7 @@ class Path(Generic[B]):
         if not new:
             return 0
         burst.got |= new
+        self.last_arrival = now
         size, count = burst.size, new.bit_count()
         late = new & burst.lost
         if late:
@@ -288,16 +290,21 @@ class Path(Generic[B]):
         if self.acked:
             timer = self.flush_at if self.flush_at < timer else timer
         if self.flight > 0:
-            probe = self.last_sent + self.probe_wait
+            probe = self._probe_at()
             return probe if probe < timer else timer
         return timer
+
+    def _probe_at(self) -> float:
+        """When silence has lasted too long."""
+        sent, arrival = self.last_sent, self.last_arrival
+        return (sent if sent > arrival else arrival) + self.probe_wait
 
     def expire(self, now: float) -> bool:
         """Let time pass; True if a probe timeout made the oldest burst be sent again."""
         if now >= self.loss_timer or self.acked:
             self.flush(now)
             return False
-        if self.flight <= 0 or now < self.last_sent + self.probe_wait:
+        if self.flight <= 0 or now < self._probe_at():
             return False
         self.timeouts += 1
         self.probe_wait = self.rtt.timeout(self.extra_wait(), self.timeouts)

@@ -13,12 +13,12 @@ from store.session.outbox import Outbox
 from store.session.pacing import burst_size
 from store.session.read import IP_UDP, Parts, Read, wire_sizes
 from store.session.tide import BACKGROUND, FOREGROUND, Tide
-from store.wire.cut import answer_size, fragments
+from store.wire.cut import fragments
 from store.wire.header import DATA, DATA_ECHO, DATA_HOLE, ECHO, HOLE, RANGE, REQUEST, Flag, Kind, Malformed, Op
 from store.wire.message import LONE_OVERHEAD, OVERHEAD
 
 SMALL: Final = 64 * KIB  # reads up to this go before larger ones
-LONE: Final = 3  # datagrams that may always be asked for when nothing is in flight
+LONE: Final = 4  # datagrams asked for together whatever the rate, and at once when nothing is in flight: 4 KiB
 PARKED_MAX: Final = 4 * MIB
 CREDIT_WAIT_S: Final = 0.01  # until a path that the common credit stopped looks again, if nobody wakes it
 _AROUND: Final = LONE_OVERHEAD + IP_UDP
@@ -90,53 +90,55 @@ class Reader:
                 self.end(read, Completion(read.number, Status.TIMEOUT))
             else:
                 size = self._outbox.size
-                burst = self._allowed(now, path, read, size)
-                if not burst:
+                datagrams = self._allowed(now, path, read, size)
+                if not datagrams:
                     return
-                wire = self._ask(now, path, read, burst, size, len(queue) > 1)
+                wire = self._ask(now, path, read, datagrams, size, len(queue) > 1)
                 credit.used += wire
                 self._credited += wire
 
     def _allowed(self, now: float, path: AskPath, read: Read, size: int) -> int:
-        """Bytes on the wire that may be asked for now; 0: not yet."""
+        """How many datagrams may be asked for now; 0: none yet."""
         tide, full = path.tide, size + IP_UDP
         left = read.length - read.asked
-        if read.retry or left + _AROUND > full:
-            burst = burst_size(path.pace, tide.window, full)
-            if not read.retry:
-                burst = min(burst, answer_size(left, size) + fragments(left, size) * IP_UDP)
-            least = min(burst, tide.window / 4)
+        if left + _AROUND <= full and not read.retry:
+            count, wire = 1, left + _AROUND
+            least: float = wire
         else:
-            least = burst = left + _AROUND
-        if path.flight <= 0 and burst <= LONE * full:
-            return burst
+            count = max(LONE, burst_size(path.pace, tide.window, full) // full)
+            if not read.retry:
+                count = min(count, fragments(left, size))
+            wire = count * full
+            least = min(wire, tide.window / 4)
+        if path.flight <= 0 and count <= LONE:
+            return count
         if path.parked > PARKED_MAX:
             return 0
         room = tide.window - path.flight
         credit = self._credit.room()
         if credit < room:
             room = credit
-            if room < burst:
+            if room < wire:
                 self._credit.short()
                 self._wake = min(self._wake, now + CREDIT_WAIT_S)
-        if room < burst:
+        if room < wire:
             if path.flight > 0 and room < least:
                 return 0
-            burst = max(int(room), full)
+            count = max(1, int(room) // full)
         if path.next_send > now:
             self._wake = min(self._wake, path.next_send)
             return 0
-        return burst
+        return count
 
-    def _ask(self, now: float, path: AskPath, read: Read, burst: int, size: int, more: bool) -> int:
-        """Send one READ for at most `burst` bytes on the wire; how many they will be."""
+    def _ask(self, now: float, path: AskPath, read: Read, most: int, size: int, more: bool) -> int:
+        """Send one READ for at most `most` datagrams; how many bytes on the wire they will be."""
         number = self._outbox.next_number() if read.asked else read.number
         if not read.asked and read.length + LONE_OVERHEAD <= size:
             read.asked = read.length
             parts: Parts = ((read.offset, read.length),)
             count, each = 1, read.length + _AROUND
         else:
-            parts = read.take(max(1, burst // (size + IP_UDP)), size)
+            parts = read.take(most, size)
             if not parts:
                 return 0
             count, each = wire_sizes(parts, size)
