@@ -11,10 +11,11 @@ is a few times faster than on asyncio's own loop; it works on either.
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Self, TypeVar
 
 import asyncio_dgram
 import msgspec
@@ -38,8 +39,6 @@ from store.limits import CLIENT_BATCH, CLIENT_GIVES_UP_S, CLIENT_WAITING_MAX, CO
 
 A = TypeVar("A", bound=msgspec.Struct)
 
-_LATE_S: Final = 0.5  # after an operation's own deadline, an answer is due at the latest
-
 
 class Client:
     """A connection to a cluster. Make it with `connect` or `connect_direct`, end it with `close`."""
@@ -55,6 +54,7 @@ class Client:
         self._slots = asyncio.Semaphore(CLIENT_WAITING_MAX)
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
         self._sender: Sender | None = None
         self._receiver: asyncio.Task[None] | None = None
         self._stream: asyncio_dgram.aio.DatagramStream | None = None
@@ -135,8 +135,7 @@ class Client:
             self._exchange.submit(clock(), operation)
             self._turn_soon()
             try:
-                async with asyncio.timeout(max(0.0, operation.until - clock()) + _LATE_S):
-                    await future
+                await future  # the exchange ends every operation by its `until`
             except BaseException:
                 self._exchange.cancel(operation)
                 raise
@@ -192,15 +191,16 @@ class Client:
         if self._router.wants:
             wants, self._router.wants = self._router.wants, set()
             self.access.want(wants)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         at = exchange.deadline()
-        if at is not None:
+        if at is not None and at < self._timer_at:  # a timer that comes too early only looks again
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = self._loop.call_later(max(0.0, at - now), self._tick)
+            self._timer_at = at
 
     def _tick(self) -> None:
         self._timer = None
+        self._timer_at = math.inf
         self._exchange.tick(clock())
         self._turn()
 
