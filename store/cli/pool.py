@@ -1,15 +1,21 @@
 """`store pool`: namespaces, each with its number of copies."""
 
+import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from store.cli.asking import ask, configured
 from store.cli.output import Json, say, show_json, show_table
+from store.client.client import Client
+from store.client.config import ClientConfig
 from store.control.messages import Done, PoolCreate, PoolIs, PoolList, PoolRemove, PoolsAre, PoolStatus
+from store.errors import Status, StoreError
 from store.limits import GROUPS_DEFAULT
 from store.sizes import format_size
+
+GIVES_UP_S: Final = 30.0
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,8 +79,19 @@ def remove(
     config: Config = None,
 ) -> None:
     """Remove a pool, for good. Refused while it holds anything, unless forced."""
-    ask(configured(context.obj, config), PoolRemove(name=name, force=force), Done)
+    configuration = configured(context.obj, config)
+    if not force:
+        asyncio.run(_refuse_if_used(configuration, name))
+    ask(configuration, PoolRemove(name=name, force=force), Done)
     say(f"pool {name} removed")
+
+
+async def _refuse_if_used(config: ClientConfig, name: str) -> None:
+    """Asks the daemons: what the master knows of objects is as old as the last heartbeat. Raises StoreError EXISTS."""
+    async with await Client.connect(config, GIVES_UP_S, "store pool rm") as client:
+        async for row in client.pool(name).list():
+            shown = row.name.decode("utf-8", "backslashreplace")
+            raise StoreError(Status.EXISTS, f"pool {name} holds objects, such as {shown}: --force removes them too")
 
 
 def as_dict(pool: PoolStatus) -> dict[str, object]:
