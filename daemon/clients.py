@@ -140,9 +140,12 @@ class Clients:
 
     def answer(self, rows: list[ReplyRow]) -> None:
         """Committed, or stored from an earlier copy of the same request."""
-        reply = self._service.reply
+        reply, now, waited = self._service.reply, self._clock(), 0.0
         for request, status, size, verifier, order, version in rows:
+            waited += now - request.arrived
             reply(request, status, order=order, verifier=verifier, version=version, object_size=size)
+        self._counters.commits += len(rows)
+        self._counters.commit_seconds += waited
 
     # Reads
     def _read(self, now: float, request: Request) -> None:

@@ -109,9 +109,14 @@ class Executor:
         self._disk.cut(effect.group, effect.n)
 
     def _sync(self, effect: Sync) -> None:
-        self._counters.syncs += 1
-        token = effect.token
-        self._disk.sync(lambda: self._done(token))
+        token, began = effect.token, self._clock()
+
+        def synced() -> None:
+            self._counters.syncs += 1
+            self._counters.sync_seconds += self._clock() - began
+            self._done(token)
+
+        self._disk.sync(synced)
 
     def _save(self, effect: Save) -> None:
         token = effect.token
@@ -152,6 +157,5 @@ class Executor:
             self.master.tell(effect.messages)
 
     def _replies(self, effect: Replies) -> None:
-        self._counters.commits += len(effect.rows)
         if self.answer is not None:
             self.answer(effect.rows)

@@ -10,13 +10,19 @@ from store.errors import ConfigError
 
 
 class DaemonCounters:
-    """What happened since the start. `transport` counters live in the session service, which adds to them itself."""
+    """What happened since the start. `transport` counters live in the session service, which adds to them itself.
 
-    __slots__ = ("batches", "commits", "frames_in", "peer_bytes_out", "reads", "sync_seconds", "syncs", "writes")
+    Seconds are sums: divided by their counts, over any interval, they are the mean latency of that interval.
+    """
+
+    __slots__ = (
+        "batches", "commit_seconds", "commits", "frames_in", "peer_bytes_out", "reads", "sync_seconds", "syncs",
+        "writes",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.reads = self.writes = self.commits = self.batches = self.frames_in = self.peer_bytes_out = self.syncs = 0
-        self.sync_seconds = 0.0
+        self.sync_seconds = self.commit_seconds = 0.0
 
 
 Sample = tuple[str, str, float, bool]  # name, help, value, whether it only rises

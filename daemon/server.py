@@ -270,6 +270,8 @@ class Daemon:
         yield ("reads", "READ requests answered from here", own.reads, True)
         yield ("writes", "mutations ordered here", own.writes, True)
         yield ("commits", "mutations committed and answered here", own.commits, True)
+        yield ("commit_seconds", "time from arrival to answer of those mutations, summed", own.commit_seconds, True)
+        yield ("sync_seconds", "time that group commits took, summed", own.sync_seconds, True)
         yield ("journal_batches", "appends to the journal", own.batches, True)
         yield ("journal_syncs", "group commits", own.syncs, True)
         yield ("peer_frames", "frames from other daemons", own.frames_in, True)
@@ -281,6 +283,8 @@ class Daemon:
         yield ("replays", "datagrams seen before", service.replays, True)
         yield ("journal_fill", "share of the journal in use", self._disk.pressure().fill, False)
         yield ("checkpoints", "checkpoints completed", self._disk.checkpoints, True)
+        yield ("in_flight", "mutations ordered and not yet answered", own.writes - own.commits, False)
+        yield ("send_queue_bytes", "answers that wait to be sent", self._service.ready, False)
         yield ("device_used_bytes", "bytes that objects take", room.used, False)
         yield ("device_free_bytes", "bytes that objects may still take", room.free, False)
 
