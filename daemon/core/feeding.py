@@ -34,7 +34,8 @@ def feed_fresh(primary: Primary) -> None:
             _send(primary, now, peer, shared)
         else:
             feed(primary, now, peer)
-    group.outbox.busy[group] = None
+    if primary.peers:
+        group.outbox.busy[group] = None
 
 
 def feed(primary: Primary, now: float, peer: Peer) -> None:

@@ -55,7 +55,8 @@ class Primary(Role):
         group = self.group
         for who in self.others():
             group.inform(who.device)
-        group.outbox.sync_wanted = True
+        if group.synced < group.log.last:
+            group.outbox.sync_wanted = True
         group.outbox.beat_soon[self] = None
         group.outbox.busy[group] = None
         self.advance(now)
@@ -281,6 +282,8 @@ class Primary(Role):
     def feed_fresh(self) -> None:
         """The end of a tick with new records: send them to every member that has all older ones under way."""
         self.fresh = False
+        if not self.required:
+            self.group.outbox.unwritten[self.group] = None  # alone: being in the journal file is all it takes
         feeding.feed_fresh(self)
 
     def drop(self, who: Who) -> None:
