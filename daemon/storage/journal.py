@@ -181,21 +181,25 @@ class Journal:
         return self.position - self.size <= position < self.position
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame from the present end of the journal on, moving the end; stops at the first that is not one."""
+        """Every frame from the present end of the journal on, moving the end; stops at the first that is not one.
+
+        Padding comes as a frame with an empty body.
+        """
         window = _Window(self)
         while True:
-            left = self.size - self.position % self.size
+            end = self.position
+            left = self.size - end % self.size
             if left < FRAME_SIZE:
                 self.position += left
-                continue
-            frame = self._frame_at(window, left)
+            frame = self._frame_at(window)
             if frame is None:
+                self.position = end
                 return
-            if frame.body:
-                yield frame
+            yield frame
 
-    def _frame_at(self, window: "_Window", left: int) -> Frame | None:
+    def _frame_at(self, window: "_Window") -> Frame | None:
         position = self.position
+        left = self.size - position % self.size
         header = window.view(position, FRAME_SIZE)
         if header is None:
             return None

@@ -20,6 +20,7 @@ PACE: Final = 1.25  # old blocks applied for each new one appended
 HURRY_AT: Final = 0.80  # from here on apply runs HURRY times faster
 HURRY: Final = 8
 REFUSE_AT: Final = 0.875  # client requests are answered BUSY; the rest is for carried tails, META, BASE and IMAGE
+CARRY_RESERVE: Final = 32  # a carried record leaves at least one part in so many of the ring free
 
 MERGED_MAX: Final = 256  # blocks kept as bytes in memory before they are written to the journal (1 MiB)
 CACHED_OBJECTS_MAX: Final = 4096  # clean objects whose row is remembered

@@ -4,12 +4,13 @@ The scan begins where the index says and goes to the first frame that is not who
 n -> record: a later record replaces one of the same n, CUT(n) removes all from n on.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from daemon.core.record import RECORD, Entry, RecordKind
-from daemon.core.saved import Base
+from daemon.core.saved import DEVICE_KEY, Base, GroupFields, SavedGroup
 from daemon.storage.checkpoint import refused
 from daemon.storage.head import Mark
 from daemon.storage.index import BaseRow, FieldsRow, Index
@@ -148,3 +149,23 @@ def _replay(
 
 def fields_rows(fields: dict[int, bytes], keys: set[int]) -> list[FieldsRow]:
     return [FieldsRow(key, fields[key]) for key in sorted(keys)]
+
+
+def saved_groups(
+    scanned: Scanned, incomplete: Sequence[GroupId], table: ObjectTable, index: Index
+) -> dict[GroupId, SavedGroup]:
+    """What the core starts from: saved fields, bases, and the records behind them."""
+    groups = {}
+    for key in sorted({*scanned.fields, *scanned.groups, *scanned.bases} - {DEVICE_KEY}):
+        group = GroupId(key)
+        fields = GroupFields()
+        if key in scanned.fields:
+            fields = msgspec.msgpack.decode(scanned.fields[key], type=GroupFields)
+        if group in incomplete:
+            fields = msgspec.structs.replace(fields, whole=False)
+        shelf = table.shelf(key)
+        base = Base(shelf.base_n, shelf.base_epoch, index.tables(key))
+        log = scanned.groups.get(key)
+        tail = [] if log is None else log.run_from(base.n + 1, base.epoch)
+        groups[group] = SavedGroup(fields, base, tail)
+    return groups

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from daemon.core.record import Entry
 from daemon.core.saved import DEVICE_KEY, Base, DeviceFields
-from daemon.storage.disk import Disk, Opened, make
+from daemon.storage.creation import make
+from daemon.storage.disk import Disk, Opened
 from daemon.storage.records import pack_entry
 from store.errors import Status
 from store.ids import DeviceId, GroupId
@@ -20,7 +21,7 @@ from store.wire.header import Op
 from tests.storage import model
 from tests.storage.simulated import Crash, SimulatedBackend
 
-RING = 256 * 1024
+RING = 192 * 1024
 GROUPS = (GroupId(65536), GroupId(65537))
 NAMES = (b"a", b"b", b"c" * 40)
 OPS = (Op.WRITE,) * 8 + (Op.REPLACE, Op.CREATE, Op.TRIM, Op.TRIM, Op.TRUNCATE, Op.DELETE, Op.FLUSH)
@@ -62,6 +63,8 @@ class Log:
 class Life:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.far = self.rng.choice((9, 9, 20, 20, 60, 60, 60, 1023))  # a block that lies alone
+        self.busy = self.rng.random() < 0.5  # many checkpoints: the ring goes round
         self.backend = SimulatedBackend(self.rng)
         make(self.backend, cluster=b"c" * 16, device=DeviceId(b"d" * 16), journal_size=RING, capacity=0)
         self.logs = {group: Log(group) for group in GROUPS}
@@ -79,8 +82,8 @@ class Life:
     def run(self, steps: int) -> None:
         rng = self.rng
         actions = (
-            [self.append] * 8 + [self.commit] * 5 + [self.sync] * 2 + [self.tick] * 4
-            + [self.checkpoint, self.check_some, self.cut, self.save, self.rewind]
+            [self.append] * 8 + [self.commit] * 4 + [self.sync] * 2 + [self.tick] * (8 if self.busy else 4)
+            + [self.checkpoint] * (3 if self.busy else 1) + [self.check_some, self.cut, self.save, self.rewind]
         )  # fmt: skip
         if rng.random() < 0.7:
             self.backend.fuse = rng.randrange(1, steps * 3)
@@ -126,7 +129,7 @@ class Life:
 
     def offset(self) -> int:
         rng = self.rng
-        block = rng.choice((0, 0, 1, 2, 3, 4, 1023))
+        block = rng.choice((0, 0, 1, 2, 3, 4, self.far))
         return min(OBJECT_MAX - 1, block * BLOCK + rng.choice((0, 0, 0, 7, 512, 4000)))
 
     def commit(self) -> None:
@@ -196,7 +199,7 @@ class Life:
             self.carry()
 
     def carry(self) -> None:
-        before = self.disk.pressure().carry_before
+        before = self.disk._retention.checkpointed if self.busy else self.disk.pressure().carry_before
         if not before:
             return
         self.disk.append(
