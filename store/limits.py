@@ -35,8 +35,7 @@ ASSEMBLIES_PER_SESSION: Final = 256
 ANSWERS_KEPT: Final = 16  # replies to fragmented requests that a session can repeat
 ACK_EVERY: Final = 16  # datagrams
 SESSION_QUEUE_MAX: Final = 256 * KIB  # answers waiting for a capped uplink, one session
-EGRESS_QUEUE_MAX: Final = 64 * MIB  # the same, all sessions, where there is no cap
-EGRESS_QUEUE_S: Final = 0.05  # the same, all sessions, at the cap's rate
+EGRESS_QUEUE_MAX: Final = 64 * MIB  # answers not yet sent, all sessions
 EGRESS_SHARE: Final = 0.9  # of the uplink that is used
 EGRESS_DEPTH_S: Final = 0.004  # of the token bucket
 BUSY_MS_MIN: Final = 5
@@ -45,6 +44,7 @@ STAMP_EPOCH_S: Final = 600
 AMPLIFICATION_MAX: Final = 3  # bytes answered per byte received from an address that is not proved
 
 # A client's requests to one daemon
+BUSY_BURSTS_MAX: Final = 64  # times in a row that a large read waits out BUSY by itself, before it ends as BUSY
 REQUESTS_IN_FLIGHT: Final = 4096  # of one endpoint; beyond it `request` refuses
 LIVES_KEPT: Final = 16
 

@@ -14,7 +14,6 @@ _HEAD: Final = HEADER.size
 _BODY: Final = HEADER.size + DATA.size  # where the data of a datagram without ECHO begins
 _LONE_BODY: Final = _BODY + ECHO_SIZE
 _DATA: Final = int(Kind.DATA)
-_ECHO: Final = DATA_ECHO
 _BACKGROUND: Final = int(Flag.BACKGROUND)
 _PROVED: Final = DATAGRAM_MAX  # a request's budget when its address is
 
@@ -33,7 +32,7 @@ class DataSlots:
     def small(self, session: Session, address: Any, kind: int, body: bytes, size: int) -> None:
         """Queue a datagram of `body`, padded with zeros to `size` bytes if that is more."""
         length = max(min(size, DATAGRAM_MAX), len(body) + OVERHEAD)
-        chunk = self._egress.chunk(session, length, address, 0)
+        chunk = self._egress.urgent(session, length, address)
         start = chunk.fill
         end = chunk.fill = start + length
         filled = start + _HEAD + len(body)
@@ -81,8 +80,8 @@ class DataSlots:
                 self._hole(request, chunk, at, index, offset, length, (object_size, order, verifier, version))
             elif length + LONE_OVERHEAD <= size and offset + length <= object_size:
                 DATA.pack_into(
-                    chunk.buffer, at + _HEAD, 0, _ECHO, index, request.number, offset, object_size, order, verifier,
-                    version,
+                    chunk.buffer, at + _HEAD, 0, DATA_ECHO | self._egress.flags, index, request.number, offset,
+                    object_size, order, verifier, version,
                 )
                 end = at + length + LONE_OVERHEAD
                 self._egress.put(
@@ -114,7 +113,7 @@ class DataSlots:
             echo = step % ECHO_EVERY == 0
             body = at + _BODY + (ECHO_SIZE if echo else 0)
             end = body + min(stop, limit) - start + TAG
-            flags = DATA_ECHO if echo else 0
+            flags = self._egress.flags | (DATA_ECHO if echo else 0)
             pack(
                 buffer, at + _HEAD, 0, flags, index + step, number, offset + start, object_size, order, verifier,
                 version,
@@ -131,8 +130,8 @@ class DataSlots:
         session = request.session
         object_size, order, verifier, version = common
         DATA.pack_into(
-            chunk.buffer, at + _HEAD, 0, DATA_ECHO | DATA_HOLE, index, request.number, offset, object_size, order,
-            verifier, version,
+            chunk.buffer, at + _HEAD, 0, DATA_ECHO | DATA_HOLE | self._egress.flags, index, request.number, offset,
+            object_size, order, verifier, version,
         )
         body = at + _BODY + ECHO_SIZE
         HOLE.pack_into(chunk.buffer, body, max(0, min(length, object_size - offset)))

@@ -1,8 +1,12 @@
 """A daemon's send queue: answers are laid out in 64 KiB chunks, one session each, and sealed when their turn comes.
 
-Sealing late keeps packet numbers in the order of leaving and the clock in the header true, which the client's delay
-and loss detection rely on. Without a cap everything leaves at once; with one, sessions take turns by bytes (deficit
-round robin with a quantum of one chunk), foreground before background, at 0.9 of the uplink.
+Without a cap everything leaves at once. With one, what carries no data goes first (its sender would repeat itself if it
+had to wait behind bulk), then sessions take turns by bytes (deficit round robin, in its surplus form:
+who has sent too much waits until its share has caught up), foreground before background, at 0.9 of the uplink.
+
+Sealing late keeps packet numbers in the order of leaving, which the client's loss detection relies on. The clock in a
+header is the time the datagram was queued: so the wait for a capped uplink is part of the delay that clients measure
+and keep short, while the `held` of an ECHO is the time before, disk and all.
 """
 
 from collections import deque
@@ -13,12 +17,11 @@ from store.limits import (
     BUSY_MS_MIN,
     EGRESS_DEPTH_S,
     EGRESS_QUEUE_MAX,
-    EGRESS_QUEUE_S,
     EGRESS_SHARE,
     GSO_SEGMENTS_MAX,
     SESSION_QUEUE_MAX,
 )
-from store.wire.header import HEADER, MAGIC, NONCE, TAG
+from store.wire.header import DATA_CAPPED, HEADER, MAGIC, NONCE, TAG
 from store.wire.seal import clock_us
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 65_507  # bytes; one send with segmentation carries no more
 _SPARE_CHUNKS: Final = 64  # kept for the next tick; more are given back to the allocator
+_QUANTUM: Final = 8192  # bytes of a session's turn
 _BACKGROUND_TURN: Final = 16  # background gets one turn in so many while foreground waits
 _HEAD: Final = HEADER.size
 
@@ -36,13 +40,14 @@ Item = tuple[int, int, int, int, int, float]  # start, end, kind, where the ECHO
 class Chunk:
     """One buffer of datagrams to one address, still unsealed."""
 
-    __slots__ = ("address", "buffer", "fill", "items", "view")
+    __slots__ = ("address", "buffer", "fill", "items", "times", "view")
 
     def __init__(self) -> None:
         self.buffer = bytearray(CHUNK)
         self.view = memoryview(self.buffer)
         self.fill = 0
         self.items: list[Item] = []
+        self.times: list[float] = []  # when they were queued, if the uplink is capped
         self.address: Any = None
 
 
@@ -50,41 +55,60 @@ class Egress:
     """Chunks waiting to be sent, of all sessions."""
 
     __slots__ = (
-        "_background", "_filled", "_life", "_limit", "_rate", "_ready", "_sent", "_spare", "_tokens", "_turn", "queued",
+        "_background", "_chunk_max", "_filled", "_fresh", "_life", "_rate", "_ready", "_sent", "_spare", "_tokens",
+        "_turn", "_urgent", "flags", "queued",
     )
 
     def __init__(self, now: float, life: int, uplink: float | None) -> None:
         """`uplink` in bytes per second is what the line to the clients carries; None: no cap."""
         self._life = life
         self._rate = None if uplink is None else uplink * EGRESS_SHARE
-        self._limit = EGRESS_QUEUE_MAX if self._rate is None else max(int(self._rate * EGRESS_QUEUE_S), CHUNK)
+        # a capped line is not blocked for long by one chunk
+        self._chunk_max = CHUNK if self._rate is None else max(int(self._rate * EGRESS_DEPTH_S), _QUANTUM)
         self._tokens = 0.0
         self._filled = now
-        self._ready: deque[Session] = deque()  # sessions with foreground chunks, in turn
+        # sessions with chunks, in turn
+        self._urgent: deque[Session] = deque()
+        self._ready: deque[Session] = deque()
         self._background: deque[Session] = deque()
         self._spare: list[Chunk] = []
         self._sent: list[Chunk] = []  # given out by the last `take`
+        self._fresh: list[Chunk] = []  # with items queued since the last `take`, if the uplink is capped
         self._turn = 0
         self.queued = 0  # bytes
+        self.flags = 0 if uplink is None else DATA_CAPPED  # of every DATA
 
     def retry_after(self, session: "Session", size: int) -> int:
         """0: `size` more bytes may be queued. Else refuse, and tell the client to come back in so many ms."""
         queued = self.queued + size
         if self._rate is None:
-            return 0 if queued <= self._limit else BUSY_MS_MIN
-        if queued <= self._limit and session.queued + size <= SESSION_QUEUE_MAX:
+            return 0 if queued <= EGRESS_QUEUE_MAX else BUSY_MS_MIN
+        if queued <= EGRESS_QUEUE_MAX and session.queued + size <= SESSION_QUEUE_MAX:
             return 0
         return max(BUSY_MS_MIN, min(int(queued * 1000 / self._rate), BUSY_MS_MAX))
+
+    def urgent(self, session: "Session", size: int, address: Any) -> Chunk:
+        """As `chunk`, for what carries no data."""
+        line = session.urgent
+        if not line:
+            self._urgent.append(session)
+        elif line[-1].fill + size <= CHUNK and line[-1].address == address and len(line[-1].items) < GSO_SEGMENTS_MAX:
+            return line[-1]
+        return self._open(line, address)
 
     def chunk(self, session: "Session", size: int, address: Any, background: int) -> Chunk:
         """The chunk of this session and address that has `size` bytes and a segment free."""
         line = session.background if background else session.chunks
         if line:
             last = line[-1]
-            if last.fill + size <= CHUNK and last.address == address and len(last.items) < GSO_SEGMENTS_MAX:
+            fits = last.fill + size <= CHUNK and last.fill < self._chunk_max
+            if fits and last.address == address and len(last.items) < GSO_SEGMENTS_MAX:
                 return last
         else:
             (self._background if background else self._ready).append(session)
+        return self._open(line, address)
+
+    def _open(self, line: deque[Chunk], address: Any) -> Chunk:
         fresh = self._spare.pop() if self._spare else Chunk()
         fresh.address = address
         line.append(fresh)
@@ -93,6 +117,8 @@ class Egress:
     def put(self, session: "Session", chunk: Chunk, item: Item) -> None:
         """Queue the datagram at [start, end) of `chunk`."""
         chunk.items.append(item)
+        if self._rate is not None:
+            self._fresh.append(chunk)
         size = item[1] - item[0]
         session.queued += size
         self.queued += size
@@ -104,11 +130,13 @@ class Egress:
             self._drop_empty()
             return []
         if self._rate is not None:
+            for chunk in self._fresh:
+                chunk.times.extend([now] * (len(chunk.items) - len(chunk.times)))
+            self._fresh.clear()
             self._tokens = min(self._tokens + (now - self._filled) * self._rate, EGRESS_DEPTH_S * self._rate)
             self._filled = now
         sent: list[Sent] = []
-        clock = clock_us(now)
-        while self._rate is None or self._tokens > 0:
+        while self._rate is None or self._tokens > 0 or self._urgent:
             session, line, turns = self._next()
             if session is None:
                 break
@@ -116,7 +144,8 @@ class Egress:
             self._sent.append(chunk)
             if line:
                 turns.append(session)
-            size = self._seal(session, chunk, clock, now, sent)
+            size = self._seal(session, chunk, now, sent)
+            session.surplus += size
             session.queued -= size
             self.queued -= size
             self._tokens -= size
@@ -126,13 +155,13 @@ class Egress:
         """When `take` has something to give; None while nothing is queued."""
         if not self.queued:
             return None
-        if self._rate is None or self._tokens > 0:
+        if self._rate is None or self._tokens > 0 or self._urgent:
             return now
         return self._filled - self._tokens / self._rate + 1e-4
 
     def forget(self, session: "Session") -> None:
         """Drop what is queued for a session that is being evicted."""
-        for line, turns in ((session.chunks, self._ready), (session.background, self._background)):
+        for line, turns in self._lines(session):
             if line:
                 turns.remove(session)
                 self._sent.extend(line)
@@ -140,15 +169,28 @@ class Egress:
         self.queued -= session.queued
         session.queued = 0
 
+    def _lines(self, session: "Session") -> "tuple[tuple[deque[Chunk], deque[Session]], ...]":
+        return (
+            (session.urgent, self._urgent), (session.chunks, self._ready), (session.background, self._background)
+        )
+
     def _next(self) -> "tuple[Session | None, deque[Chunk], deque[Session]]":
+        if self._urgent:
+            session = self._urgent.popleft()
+            return session, session.urgent, self._urgent
         self._turn += 1
         ready, background = self._ready, self._background
         if background and (not ready or self._turn % _BACKGROUND_TURN == 0):
             session = background.popleft()
             return session, session.background, background
-        if ready:
+        if len(ready) == 1:
+            ready[0].surplus = 0
+        while ready:
             session = ready.popleft()
-            return session, session.chunks, ready
+            if session.surplus < _QUANTUM:
+                return session, session.chunks, ready
+            session.surplus -= _QUANTUM
+            ready.append(session)
         return None, deque(), ready
 
     def _recycle(self) -> None:
@@ -157,28 +199,32 @@ class Egress:
             if len(spare) < _SPARE_CHUNKS:
                 chunk.fill = 0
                 chunk.items.clear()
+                chunk.times.clear()
                 spare.append(chunk)
         self._sent.clear()
 
     def _drop_empty(self) -> None:
         """Chunks that were opened for an answer which then was none."""
-        for turns in (self._ready, self._background):
+        for turns in (self._urgent, self._ready, self._background):
             while turns:
-                session = turns.popleft()
-                line = session.background if turns is self._background else session.chunks
-                self._spare.extend(line)
-                line.clear()
+                for line, _ in self._lines(turns.popleft()):
+                    self._spare.extend(line)
+                    line.clear()
 
-    def _seal(self, session: "Session", chunk: Chunk, clock: int, now: float, sent: list[Sent]) -> int:
+    def _seal(self, session: "Session", chunk: Chunk, now: float, sent: list[Sent]) -> int:
         """Seal a chunk's datagrams and cut them into trains of equal segments; how many bytes they are."""
         view, buffer, life, number, total = chunk.view, chunk.buffer, self._life, session.packet, 0
         pack, nonce, encrypt = HEADER.pack_into, NONCE.pack, session.cipher.encrypt_into
         address, identity = chunk.address, session.id
+        times, clock = iter(chunk.times), clock_us(now)
         first = last = segment = 0  # the train so far: where it begins and ends, its segment size; 0: closed
         for start, end, kind, echo, packet, arrived in chunk.items:
             size = end - start
+            queued = next(times, now)
+            if queued != now:
+                clock = clock_us(queued)
             if echo:
-                session.pack_echo(buffer, echo, packet, now - arrived)
+                session.pack_echo(buffer, echo, packet, queued - arrived)
             pack(buffer, start, MAGIC, kind, size, clock, identity, number, life)
             body = start + _HEAD
             encrypt(nonce(life, number), view[body : end - TAG], view[start:body], view[body:end])

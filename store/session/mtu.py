@@ -16,7 +16,7 @@ PROBE_WAIT_S: Final = 0.05  # at least, for an answer
 RETRY_S: Final = (1.0, 2.0)  # before the second and third try of a rung
 RAISE_S: Final = 600.0  # from the end of a search to the next
 AFTER_HOLE_S: Final = 60.0
-HOLE: Final = 4  # datagrams in a row
+HOLE: Final = 4  # whole bursts in a row
 SLOW_RTT_S: Final = 0.01  # beyond it probes are rationed
 RATION: Final = 8  # bytes of traffic per byte of probe
 
@@ -39,7 +39,7 @@ class PathMtu:
         self._sent_at = 0.0
         self._at = now  # no probe before
         self._alive = [-1.0] * (len(RUNGS) + 1)  # when the newest that arrived was sent, by size
-        self.lost_in_row = 0  # datagrams lost, since one as large arrived
+        self.lost_in_row = 0  # bursts lost as a whole, since one as large arrived
         self.fell = False  # the size fell: what is in flight should be sent again; the endpoint clears it
         self._lost_size = 0  # the smallest of them
         self._lost_at = 0.0  # when the first of them was sent
@@ -93,14 +93,14 @@ class PathMtu:
         rung = bisect_right(RUNGS, size)
         self._alive[rung] = max(self._alive[rung], sent)
 
-    def lost(self, size: int, sent: float, count: int) -> None:
-        """`count` datagrams of `size` bytes, sent at `sent`, are lost."""
+    def lost(self, size: int, sent: float) -> None:
+        """Of a burst of datagrams of `size` bytes, sent at `sent`, none has arrived."""
         if size <= RUNGS[0] or max(self._alive[bisect_right(RUNGS, size) :]) >= sent:
             return  # too small to matter, or as large a one that was sent later has arrived
         if not self.lost_in_row:
             self._lost_size, self._lost_at = size, sent
         self._lost_size = min(self._lost_size, size)
-        self.lost_in_row += count
+        self.lost_in_row += 1
 
     def arrived(self, now: float, size: int, sent: float) -> None:
         """A datagram of `size` bytes, sent at `sent`, has arrived.

@@ -25,7 +25,8 @@ class Session:
     __slots__ = (
         "ack_delay", "ack_due", "address", "answered", "answered_top", "answers", "assemblies", "background", "chunks",
         "cipher", "expires", "free_rights", "id", "packet", "pending", "queued", "secret", "serial", "stamp",
-        "stamp_address", "stamp_epoch", "ticket", "top_at", "top_clock", "unacked", "used", "window",
+        "stamp_address", "stamp_epoch", "surplus", "ticket", "top_at", "top_clock", "unacked", "urgent", "used",
+        "window",
     )
 
     def __init__(self, session: int, cipher: AESGCM, ticket: Any, secret: bytes, packet: int, first: int) -> None:
@@ -58,9 +59,11 @@ class Session:
         self.pending: dict[int, int] = {}  # number -> bytes reserved
         self.answers: dict[int, Answer] = {}
         # answers not yet sent
+        self.urgent: deque[Chunk] = deque()
         self.chunks: deque[Chunk] = deque()
         self.background: deque[Chunk] = deque()
         self.queued = 0
+        self.surplus = 0  # bytes sent beyond the share of its turns
 
     def note_answered(self, packet: int) -> None:
         """The READ that came in `packet` is being answered now."""

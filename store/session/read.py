@@ -16,8 +16,8 @@ class Read:
     """One `Endpoint.read`. Offsets inside of it count from its own start."""
 
     __slots__ = (
-        "asked", "deadline", "ended", "flags", "generation", "got", "group", "into", "length", "name", "number",
-        "object_size", "offset", "order", "retry", "scope", "version",
+        "asked", "busy", "deadline", "ended", "flags", "generation", "got", "group", "into", "length", "name", "number",
+        "object_size", "offset", "order", "rest", "retry", "scope", "version",
     )
 
     group: int
@@ -40,6 +40,8 @@ class Read:
         self.got: Ranges | None = None  # None while nothing came, or all of it at once
         self.version = -1  # -1: nothing came yet
         self.object_size = -1  # the smallest that was told
+        self.busy = 0  # bursts refused in a row because the daemon's queue was full
+        self.rest = 0.0  # nothing is asked for before
         self.ended = False
 
     @property

@@ -4,7 +4,7 @@ from collections import deque
 from typing import Final
 
 from store.errors import Status
-from store.limits import BURST_MAX, KIB, MIB
+from store.limits import BURST_MAX, BUSY_BURSTS_MAX, KIB, MIB
 from store.session.ask_path import Ask, AskPath
 from store.session.completion import Completion
 from store.session.credit import Credit
@@ -14,7 +14,20 @@ from store.session.pacing import burst_size
 from store.session.read import IP_UDP, Parts, Read, wire_sizes
 from store.session.tide import BACKGROUND, FOREGROUND, Tide
 from store.wire.cut import fragments
-from store.wire.header import DATA, DATA_ECHO, DATA_HOLE, ECHO, HOLE, RANGE, REQUEST, Flag, Kind, Malformed, Op
+from store.wire.header import (
+    DATA,
+    DATA_CAPPED,
+    DATA_ECHO,
+    DATA_HOLE,
+    ECHO,
+    HOLE,
+    RANGE,
+    REQUEST,
+    Flag,
+    Kind,
+    Malformed,
+    Op,
+)
 from store.wire.message import LONE_OVERHEAD, OVERHEAD
 
 SMALL: Final = 64 * KIB  # reads up to this go before larger ones
@@ -34,8 +47,8 @@ class Reader:
     """All reads of one endpoint."""
 
     __slots__ = (
-        "_background", "_bulk", "_credit", "_credited", "_done", "_large", "_mtu", "_outbox", "_path", "_small",
-        "_wake", "reads",
+        "_background", "_bulk", "_credit", "_credited", "_done", "_large", "_mtu", "_outbox", "_path", "_resting",
+        "_small", "_wake", "reads",
     )
 
     def __init__(self, outbox: Outbox, credit: Credit, mtu: PathMtu, done: list[Completion]) -> None:
@@ -47,6 +60,7 @@ class Reader:
         self._small: deque[Read] = deque()
         self._large: deque[Read] = deque()
         self._bulk: deque[Read] = deque()  # background
+        self._resting: list[Read] = []  # wait because the daemon said BUSY
         self._path = AskPath(Tide(outbox.size + IP_UDP, FOREGROUND))
         self._background: AskPath | None = None
         self._credited = 0  # what this endpoint has taken of the credit
@@ -72,12 +86,23 @@ class Reader:
     def pump(self, now: float) -> None:
         """Ask for what may be asked for now."""
         self._wake = _NEVER
+        if self._resting:
+            self._rouse(now)
         if self._small:
             self._ask_queue(now, self._path, self._small)
         if self._large and not self._small:
             self._ask_queue(now, self._path, self._large)
         if self._bulk and self._background is not None:
             self._ask_queue(now, self._background, self._bulk)
+
+    def _rouse(self, now: float) -> None:
+        resting, self._resting = self._resting, []
+        for read in resting:
+            if read.rest > now and not read.ended:
+                self._resting.append(read)
+                self._wake = min(self._wake, read.rest)
+            else:
+                self._queue(read).append(read)
 
     def _ask_queue(self, now: float, path: AskPath, queue: deque[Read]) -> None:
         """Ask for the reads of `queue` in order, until window, credit or pacing says stop."""
@@ -86,6 +111,9 @@ class Reader:
             read = queue[0]
             if read.ended or (read.asked == read.length and not read.retry):
                 queue.popleft()
+            elif read.rest > now:
+                self._wake = min(self._wake, read.rest)
+                self._resting.append(queue.popleft())
             elif read.deadline < now + path.base_rtt:
                 self.end(read, Completion(read.number, Status.TIMEOUT))
             else:
@@ -190,7 +218,7 @@ class Reader:
             at += ECHO.size
             if len(body) < at:
                 raise Malformed("a DATA shorter than its ECHO")
-            self._echo(now, path, ask, packet, body)
+            self._echo(now, path, ask, packet, flags, body)
         if delay < path.delay:  # noqa: PLR1730 - `min` costs four times as much, for each datagram
             path.delay = delay
         parts, read = ask.parts, ask.read
@@ -213,6 +241,7 @@ class Reader:
                 self.end(read, Completion(read.number, Status.CONFLICT, order, verifier, version, object_size))
                 return
             read.version = max(read.version, version)
+        read.busy = 0
         read.object_size = object_size if read.object_size < 0 else min(read.object_size, object_size)
         start = offset - read.offset
         if flags & DATA_HOLE:
@@ -227,9 +256,10 @@ class Reader:
             done.length = read.want()
             self.end(read, done)
 
-    def _echo(self, now: float, path: AskPath, ask: Ask, packet: int, body: memoryview) -> None:
+    def _echo(self, now: float, path: AskPath, ask: Ask, packet: int, flags: int, body: memoryview) -> None:
         top, received, answered, held_us = ECHO.unpack_from(body, DATA.size)
         path.echoed(packet, top, received, answered)
+        path.tide.capped = bool(flags & DATA_CAPPED)
         if ask.packet > path.largest:
             path.largest = ask.packet
             held = held_us * 1e-6
@@ -253,12 +283,27 @@ class Reader:
         path, ask = self._find(number)
         if ask is None:
             return False
+        read, wanted = ask.read, ask.full
         path.shorten(ask, ask.got | 1)
         path.mark(now, ask, 1)
-        if not ask.read.ended:
-            completion.number = ask.read.number
-            self.end(ask.read, completion)
+        if read.ended:
+            return True
+        if completion.status is Status.BUSY and read.length > SMALL and read.busy < BUSY_BURSTS_MAX:
+            if now >= read.rest:
+                read.busy += 1
+            read.rest = now + completion.length * (0.001 + 0.0005 * (number & 63) / 63)
+            self._again(read, ask.parts, ask.span, wanted)
+        else:
+            completion.number = read.number
+            self.end(read, completion)
         return True
+
+    def _again(self, read: Read, parts: Parts, span: int, missing: int) -> None:
+        """Ask once more for some datagrams of an answer."""
+        waiting = read.waiting
+        read.lost(parts, span, missing)
+        if not waiting:
+            self._queue(read).appendleft(read)
 
     def acknowledged(self, top: int, bitmap: int) -> None:
         """An ACK: which requests the daemon has."""
@@ -305,13 +350,10 @@ class Reader:
 
     def _take_losses(self, path: AskPath) -> None:
         for ask, missing in path.losses:
-            self._mtu.lost(ask.size - IP_UDP, ask.sent, missing.bit_count() if ask.got else 1)
-            read = ask.read
-            if not read.ended:
-                waiting = read.waiting
-                read.lost(ask.parts, ask.span, missing)
-                if not waiting:
-                    self._queue(read).appendleft(read)
+            if not ask.got:
+                self._mtu.lost(ask.size - IP_UDP, ask.sent)
+            if not ask.read.ended:
+                self._again(ask.read, ask.parts, ask.span, missing)
         path.losses.clear()
 
     def fail_all(self) -> None:

@@ -39,6 +39,7 @@ from store.wire.replay import pack_ack
 from store.wire.seal import CLOCK_MASK, InvalidTag, datagrams, ticket_end
 
 ARENA: Final = 2 * MIB  # decrypted requests of one tick
+URGENT_MAX: Final = 512  # bytes of a REPLY that does not wait behind data
 SWEEP_S: Final = 1.0  # between looks at requests that are half received
 _HEAD: Final = HEADER.size
 _BASIC_REPLY: Final = OVERHEAD + REPLY.size
@@ -299,7 +300,10 @@ class Service:
             session.stamp = make_stamp(session.secret, session.id, address, self._epoch)
             session.stamp_address, session.stamp_epoch = address, self._epoch
         size = _BASIC_REPLY + len(data)
-        chunk = self._egress.chunk(session, size, address, background)
+        if size <= URGENT_MAX:
+            chunk = self._egress.urgent(session, size, address)
+        else:
+            chunk = self._egress.chunk(session, size, address, background)
         start = chunk.fill
         status, order, verifier, version, object_size = answer
         REPLY.pack_into(

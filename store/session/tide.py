@@ -63,8 +63,8 @@ class Tide:
     __slots__ = (
         "_batch_lost", "_batch_rounds", "_batch_total", "_clean", "_drain", "_drain_at", "_drain_lost", "_drain_total",
         "_excess", "_flat", "_floors", "_full", "_hold", "_last_drain", "_last_round", "_loss", "_rates", "_recent",
-        "_reference", "_rounds", "_saved", "_skip", "_velocity", "bandwidth", "base", "drain_loss", "floor", "idle",
-        "queue", "size", "starting", "temper", "window",
+        "_reference", "_rounds", "_saved", "_skip", "_velocity", "bandwidth", "base", "capped", "drain_loss", "floor",
+        "idle", "queue", "size", "starting", "temper", "window",
     )
 
     def __init__(self, size: int, temper: Temper = FOREGROUND) -> None:
@@ -76,6 +76,7 @@ class Tide:
         self.idle = False  # the first round after a pause: no burst at twice the rate
         self.bandwidth = 0.0  # bytes per second, highest of the last rounds
         self.base = WindowedMinimum(BASE_WINDOW_S)  # one-way delay of the empty path
+        self.capped = False  # the far end's own cap makes the queue: hold no share against it
         self.queue = 0.0  # seconds of queue in the last round
         self.floor = 0.0  # loss rate taken for the path's own
         self.drain_loss = -1.0  # loss rate while the queue was drained; below 0: not known
@@ -249,7 +250,8 @@ class Tide:
     def _step(self, limited: bool, queue: float, base_rtt: float, target: float, excess: float) -> None:
         """Move the window towards the target: down in one step, up with rising velocity."""
         size, window = self.size, self.window
-        held = self.temper.share * self._reference * (base_rtt + queue)  # what foreground keeps against others
+        share = 0.0 if self.capped else self.temper.share  # what foreground keeps against others
+        held = share * self._reference * (base_rtt + queue)
         if self._hold:
             self._hold -= 1
         elif queue > target:
@@ -265,7 +267,7 @@ class Tide:
             self._reference *= 1 - min(0.3, excess)
             self._velocity = 1.0
             self._clean = 0
-        held = self.temper.share * self._reference * (base_rtt + queue)
+        held = share * self._reference * (base_rtt + queue)
         cap = max(1.25 * self.bandwidth / (1 - self.floor) * (base_rtt + target), held) + 4 * size
         if window > cap:
             window = max(cap, 0.9 * window)

@@ -343,7 +343,8 @@ class Writer:
 
     def _take_losses(self, path: SendPath[Flight]) -> None:
         for flight, missing in path.losses:
-            self._mtu.lost(flight.size - IP_UDP, flight.sent, missing.bit_count())
+            if not flight.got:
+                self._mtu.lost(flight.size - IP_UDP, flight.sent)
             for index, (mutation, start, end) in enumerate(flight.cargo):
                 if missing >> index & 1 and not mutation.ended:
                     mutation.unacked -= 1

@@ -68,6 +68,7 @@ REPLY: Final = struct.Struct("<BBHIQQQQI")
 DATA: Final = struct.Struct("<BBHIIIQQQ")
 DATA_ECHO: Final = 1  # an ECHO follows the DATA header
 DATA_HOLE: Final = 2  # no bytes follow; a HOLE length does
+DATA_CAPPED: Final = 4  # the daemon's own cap delays its answers, not somebody else's traffic
 ECHO: Final = struct.Struct("<IQQI")  # top request packet number, received and answered bitmaps below it, held us
 # top packet number received, its timestamp, window, bytes of bitmap that follow
 ACK: Final = struct.Struct("<QIIH")
