@@ -18,16 +18,30 @@ def on_join(primary: Primary, now: float, m: Join) -> None:
     config = group.adopted_config()
     if m.who.device not in config.members or m.who in config.in_sync:
         return
-    old = [who for who in config.in_sync if who.device == m.who.device and who != group.identity.who]
-    if old and group.proposal is None:
-        shrink(primary, now, old)  # that life of the device is over
+    former = former_lives(primary, m.who)
+    if former and group.proposal is None:
+        shrink(primary, now, former)
     if m.order != group.order:
         group.inform(m.who.device)
         return
     known = primary.peers.get(m.who)
     if primary.peering or m.who == group.joint or (known and known.attempt > m.attempt):
         return  # a proposed member is judged after the next epoch
+    if waits(former):
+        return
     _take_in(primary, now, m)
+
+
+def former_lives(primary: Primary, who: Who) -> list[Who]:
+    """Whos of the same device that are still named in sync; the new life says that they are over."""
+    group = primary.group
+    return [w for w in group.adopted_config().in_sync if w.device == who.device and w != group.identity.who]
+
+
+def waits(former: list[Who]) -> bool:
+    """R23: as long as a former life counts, everything durable is on that disk too. An inventory would void it: were
+    this primary's disk lost before the inventory ends, a copy that could have revived the group would be gone."""
+    return bool(former)
 
 
 def _take_in(primary: Primary, now: float, m: Join) -> None:

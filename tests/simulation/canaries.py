@@ -389,6 +389,12 @@ def join_attempt() -> Iterable[Patch]:
     yield Primary, "acked", lax
 
 
+@canary("power", "replace", "small_log", "far_master")
+def join_named() -> Iterable[Patch]:
+    """R23: a device is taken in as learner while a former life of it still counts as in sync."""
+    yield recovery, "waits", lambda former: False
+
+
 # ------------------------------------------------------------------- recovery
 @canary("partition", "power")
 def mid_delta_base() -> Iterable[Patch]:

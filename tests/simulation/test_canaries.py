@@ -15,6 +15,7 @@ DIRECTED = {  # too rare for random schedules: caught in test_directed.py
     "join_attempt",
     "apply_committed",
     "inventory_meta",
+    "join_named",
     "long_grace",
     "read_lease",
 }

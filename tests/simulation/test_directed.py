@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon.core.messages import Fetch, Join
+from daemon.core.messages import Fetch, Item, Join
 from store.control.arbiter import Cas, ConfigsAre
 from store.errors import Status
 from tests.simulation.canaries import broken
@@ -223,3 +223,21 @@ def test_an_inventory_begins_with_the_tables(rules: str) -> None:
         stage.sleep(1.0)
         differs = stage.nodes[1].objects.applied[1] != stage.nodes[0].objects.applied[1]
         assert differs == (rules == WITHOUT)
+
+
+@both
+def test_no_copy_is_voided_while_a_former_life_of_it_counts(rules: str) -> None:
+    """R23: the configuration still says that this disk has everything durable; an inventory would destroy that."""
+    with _rules(rules, "join_named"):
+        stage = Stage(2, retain=0)
+        for value in range(3):
+            assert stage.write(0, value) == Status.OK
+        stage.checkpoint(0)  # trims the log: the learner would need an inventory
+        stage.hold(_is_cas)  # the master cannot be asked to remove the former life
+        stage.hold(lambda src, dst, m: isinstance(m, Item))  # an inventory would not come to its end
+        node = stage.nodes[1]
+        node.kill(power=True)
+        node.start(lossless=False)
+        stage.until(lambda: any(_is_cas(src, dst, m) for src, dst, m in stage.held))
+        stage.sleep(1.0)
+        assert stage.group(1).whole == (rules == WITH)
