@@ -27,8 +27,8 @@ from daemon.core.effects import (
 )
 from daemon.core.record import Entry
 from daemon.metrics import DaemonCounters
-from daemon.peer_codec import pack_acks, pack_beat_oks, pack_beats, pack_message, pack_records
-from daemon.peer_link import FrameType
+from daemon.peer_codec import cut_runs, pack_acks, pack_beat_oks, pack_beats, pack_message, pack_records
+from daemon.peer_link import RECORDS_FRAME, FrameType
 from daemon.peers import Peers
 from daemon.storage.disk import Disk
 from store.control.arbiter import ToMaster
@@ -131,8 +131,9 @@ class Executor:
 
     # Peers
     def _feed(self, effect: Feed) -> None:
-        parts = pack_records(effect.incarnation, effect.appends, self._record_of)
-        self._counters.peer_bytes_out += self._peers.send(effect.device, FrameType.RECORDS, parts)
+        for appends in cut_runs(effect.appends, RECORDS_FRAME):
+            parts = pack_records(effect.incarnation, appends, self._record_of)
+            self._counters.peer_bytes_out += self._peers.send(effect.device, FrameType.RECORDS, parts)
 
     def _record_of(self, entry: Entry) -> bytes:
         return self._disk.load_record(entry)

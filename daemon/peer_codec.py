@@ -79,6 +79,33 @@ def pack_records(incarnation: int, appends: Sequence[Append], load: Callable[[En
     return parts
 
 
+def cut_runs(appends: Sequence[Append], limit: int) -> list[list[Append]]:
+    """The same records in the same order, cut so that each part makes a frame of about `limit` bytes at most.
+
+    A part has at least one record, however large. What a member missed while it was away is resent run by run, and
+    runs of 1 MiB writes together are larger than any frame may be.
+    """
+    parts: list[list[Append]] = [[]]
+    room = limit
+    for append in appends:
+        first = 0
+        for place, entry in enumerate(append.entries):
+            body = entry.body
+            need = len(body) if body is not None else RECORD.size + len(entry.name) + entry.size
+            if need > room and (parts[-1] or place > first):
+                if place > first:
+                    parts[-1].append(_part_of(append, first, place))
+                parts.append([])
+                first, room = place, limit
+            room -= need
+        parts[-1].append(append if first == 0 else _part_of(append, first, len(append.entries)))
+    return parts
+
+
+def _part_of(append: Append, first: int, end: int) -> Append:
+    return Append(append.group, append.order, append.commit, append.start, append.entries[first:end])
+
+
 def unpack_records(view: memoryview) -> tuple[int, list[Append]]:
     """Incarnation of the sender and the runs. Raises BadFrame."""
     try:

@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 FRAME: Final = struct.Struct("<IB3x")  # bytes after this header, type
 FRAME_MAX: Final = OBJECT_MAX + MIB
+RECORDS_FRAME: Final = MIB  # records are cut into frames of about this size; a single larger record has one to itself
 WRITE_MAX: Final = 60 * KIB  # larger writes cost uvloop's TLS more than twice as much per byte
 RECEIVE_START: Final = 256 * KIB
 BACKLOG_MAX: Final = 64 * MIB  # a peer this far behind is disconnected; it is caught up from the log

@@ -11,6 +11,7 @@ from daemon.core.messages import Join
 from daemon.core.record import RECORD, Entry
 from daemon.peer_codec import (
     BadFrame,
+    cut_runs,
     pack_acks,
     pack_beat_oks,
     pack_beats,
@@ -60,6 +61,23 @@ def test_a_record_has_these_bytes() -> None:
 def test_a_record_survives(name: bytes, payload: bytes, group: int, n: int, sequence: int) -> None:
     sent = entry(group, n, name, payload, sequence)
     assert fields(unpack_record(memoryview(sent.body), 0)) == fields(sent)
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 5000), min_size=1, max_size=9), max_size=5), limit=st.integers(1000, 9000)
+)
+def test_cut_runs_keep_every_record_in_order_and_frames_small(sizes: list[list[int]], limit: int) -> None:
+    runs = [
+        Append(group, 99, 2, 1, [entry(group, n, payload=bytes(size)) for n, size in enumerate(run)])
+        for group, run in enumerate(sizes)
+    ]
+    parts = cut_runs(runs, limit)
+    there = [(run.group, one.n) for part in parts for run in part for one in run.entries]
+    assert there == [(run.group, one.n) for run in runs for one in run.entries]
+    for part in parts:
+        bodies = [len(one.body or b"") for run in part for one in run.entries]
+        assert sum(bodies) <= limit or len(bodies) == 1
+        assert all(run.entries for run in part)
 
 
 def test_runs_survive_and_entries_without_a_body_are_loaded() -> None:
