@@ -12,6 +12,7 @@ from daemon.core.device import DeviceCore
 from daemon.storage.disk import Disk
 
 SLICE_S: Final = 0.002  # between two slices of a checkpoint while nobody writes
+AGAIN_S: Final = 0.25  # until the core is asked again for a checkpoint that it could not begin
 SETTLE_S: Final = 10.0  # after the last write, what is left in the journal goes to the data file
 
 
@@ -29,6 +30,8 @@ class Upkeep:
         self._loop, self._disk, self._core, self._clock, self._run = loop, disk, core, clock, run
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
+        self._asking: asyncio.TimerHandle | None = None
+        self._patience = 0.0
         self._tail = disk.tail
         self._carried = 0
 
@@ -37,7 +40,7 @@ class Upkeep:
 
     def close(self) -> None:
         self._loop.remove_reader(self._disk.fileno())
-        for timer in (self._timer, self._settling):
+        for timer in (self._timer, self._settling, self._asking):
             if timer is not None:
                 timer.cancel()
 
@@ -56,15 +59,21 @@ class Upkeep:
             self._carried = pressure.carry_before
             self._loop.call_soon(self._carry, pressure.carry_before)
         if pressure.checkpoint:
-            self._loop.call_soon(self._checkpoint)
+            if self._asking is None:
+                self._asking = self._loop.call_later(self._patience, self._checkpoint)
         elif disk.working and self._timer is None:
             self._timer = self._loop.call_later(SLICE_S, self._slice)
         elif disk.dirty and self._settling is None:
             self._settling = self._loop.call_later(SETTLE_S, self._settle)
 
     def _checkpoint(self) -> None:
+        """Ask the core. It may have nothing to move, or be in the middle: then it is left alone for a while."""
+        self._asking = None
+        self._patience = AGAIN_S
         self._core.checkpoint(self._clock())
         self._run()
+        if not self._disk.pressure().checkpoint:
+            self._patience = 0.0
 
     def _carry(self, before: int) -> None:
         self._core.carry(self._clock(), before)
