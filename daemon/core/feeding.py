@@ -6,12 +6,14 @@ others catch up run by run, each acknowledgement letting the next run out, so th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.core.effects import Append
 from daemon.core.log import ABSENT
 from daemon.core.proposal import SHRINK
 from store.ids import DeviceId
+
+FRUITLESS_MAX: Final = 2  # runs from the oldest record at hand before an in-sync member is given up
 
 if TYPE_CHECKING:
     from daemon.core.peer import Peer
@@ -29,7 +31,7 @@ def feed_fresh(primary: Primary) -> None:
             continue
         if shared is not None and shared.entries[0].n == low:
             _send(primary, now, peer, shared)
-        elif last - low < group.limits.tail and low > log.after_n:
+        elif low > group.commit:
             shared = Append(group.id, group.order, group.commit, primary.start, log.between(low, last))
             _send(primary, now, peer, shared)
         else:
@@ -45,12 +47,28 @@ def feed(primary: Primary, now: float, peer: Peer) -> None:
     low = peer.sent_to + 1
     if low > log.last or peer.sent_to - peer.matched > batch:
         return
-    if log.epoch_at(low - 1) == ABSENT:
+    if not peer.attempt:
+        low = _leap(primary, peer, low)
+    if log.epoch_at(low - 1) == ABSENT or low > log.last:
         too_far_behind(primary, now, peer)
         return
     high = min(log.last, low + batch - 1)
     _send(primary, now, peer, Append(group.id, group.order, group.commit, primary.start, log.between(low, high)))
     group.outbox.busy[group] = None
+
+
+def _leap(primary: Primary, peer: Peer, low: int) -> int:
+    """Where to begin with an in-sync member that knows only its base, because its process restarted. It holds all that
+    is committed, and a run whose predecessor matches proves everything below. If that does not succeed, from the
+    position it named, or else from the oldest record at hand, twice."""
+    group = primary.group
+    if not peer.leapt:
+        peer.leapt = True
+        return max(low, min(group.commit, group.log.last), group.log.after_n + 1)
+    if group.log.epoch_at(low - 1) == ABSENT and peer.fruitless < FRUITLESS_MAX:
+        peer.fruitless += 1
+        return group.log.after_n + 1
+    return low
 
 
 def _send(primary: Primary, now: float, peer: Peer, append: Append) -> None:

@@ -246,6 +246,7 @@ class Primary(Role):
             peer.matched = matched
             peer.moved_at = now
             peer.backoff = 0.0
+            peer.fruitless = 0
             peer.sent_to = max(peer.sent_to, matched)
         peer.synced = max(peer.synced, row[3])
         peer.whole = row[4]
@@ -273,6 +274,7 @@ class Primary(Role):
                 self.recount_leases()
             if row[2] < peer.matched and sent > peer.moved_at:
                 peer.matched = peer.sent_to = row[2]  # its process restarted: it no longer knows what it had matched
+                peer.leapt = False
                 self.group.outbox.busy[self.group] = None
         self.acked(now, who, row)
         if self._held and now < self.lease_until:

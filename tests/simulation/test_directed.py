@@ -241,3 +241,19 @@ def test_no_copy_is_voided_while_a_former_life_of_it_counts(rules: str) -> None:
         stage.until(lambda: any(_is_cas(src, dst, m) for src, dst, m in stage.held))
         stage.sleep(1.0)
         assert stage.group(1).whole == (rules == WITH)
+
+
+def test_a_restarted_secondary_needs_only_what_it_lacks() -> None:
+    """It knows only its base, which the primary's log has left behind long since; its journal has everything."""
+    stage = Stage(2, retain=2)
+    for value in range(20):
+        assert stage.write(0, value) == Status.OK
+    stage.checkpoint(0)
+    assert stage.group(0).log.after_n == 18
+    epoch = stage.config(0).epoch
+    stage.crash(1)
+    assert stage.group(1).commit == 0
+    stage.write(0, 20)
+    stage.until(lambda: stage.group(1).commit >= 21, 1.5)
+    assert stage.config(0).epoch == epoch
+    assert stage.nodes[1].objects.applied[1] == stage.nodes[0].objects.applied[1]
