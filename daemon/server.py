@@ -42,7 +42,7 @@ from store.crypto.keys import KeyRing, Secrets
 from store.crypto.tls import Credentials, client_context, server_context
 from store.crypto.tls import cluster_of as named_by
 from store.errors import ConfigError
-from store.ids import DeviceId
+from store.ids import DeviceId, GroupId, pool_of
 from store.limits import REGISTER_S
 from store.placement.storage_map import Device, StorageMap
 from store.session.service import Service
@@ -222,6 +222,7 @@ class Daemon:
         )
 
     def usage(self) -> tuple[int, int, tuple[PoolUsage, ...]]:
+        self._remove_pools()
         room = self._disk.room()
         return room.used, room.free, ()
 
@@ -248,6 +249,18 @@ class Daemon:
                 standing.keep_devices(self._settings.directory, storage_map.devices)
                 self._devices = storage_map.devices
             self._map = storage_map
+            self._remove_pools()
+
+    def _remove_pools(self) -> None:
+        """Groups of pools that the map says are gone give their space back; those in a checkpoint a little later."""
+        known = self._map
+        if known is None:
+            return
+        here = {pool.number for pool in known.pools}
+        for group in list(self._core.groups):
+            if pool_of(GroupId(group)) < known.next_pool and pool_of(GroupId(group)) not in here:
+                self._core.remove(clock(), GroupId(group))
+        self._executor.run()
 
     def new_secrets(self, given: Secrets) -> None:
         """Kept on the disk as well: a daemon that starts while the master is away must know its clients."""

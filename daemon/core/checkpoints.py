@@ -14,7 +14,7 @@ class Checkpoints:
     """One at a time. The bases are the commit points of one moment; they are written once the log is stable up to them,
     so the base never passes what is committed, nor what is synced."""
 
-    __slots__ = ("_bases", "_copies", "_groups", "_objects", "_outbox", "_written")
+    __slots__ = ("_bases", "_copies", "_groups", "_objects", "_outbox", "_running", "_voided")
 
     def __init__(self, groups: dict[int, Group], objects: Objects, outbox: Outbox) -> None:
         self._groups = groups
@@ -22,16 +22,23 @@ class Checkpoints:
         self._outbox = outbox
         self._bases: dict[GroupId, Base] = {}
         self._copies: dict[GroupId, int] = {}  # inventories that end with this checkpoint: their attempts
-        self._written = False  # the Checkpoint effect is out
+        self._running = False
+        self._voided = False  # objects of a removed group went without a record: worth a checkpoint of its own
+
+    def void(self) -> None:
+        """A group's objects were removed outside its log."""
+        self._voided = True
+        self._outbox.checkpoint_wanted = True
 
     def begin(self, now: float) -> None:
-        if self._bases:
+        if self._running:
             return
         self._outbox.checkpoint_wanted = False
         for group in self._groups.values():
             if (group.whole and group.commit > group.base_n) or group.copied:
                 self._freeze(group)
-        if self._bases:
+        if self._bases or self._voided:
+            self._running, self._voided = True, False
             self._objects.freeze()
             self._proceed(now)
 
@@ -49,6 +56,9 @@ class Checkpoints:
         self._outbox.emit(Checkpoint(self._outbox.token(self._done), dict(self._bases)))
 
     def _done(self, now: float) -> None:
+        self._running = False
+        if self._voided:
+            self._outbox.checkpoint_wanted = True
         bases, self._bases = self._bases, {}
         copies, self._copies = self._copies, {}
         for group_id, base in bases.items():

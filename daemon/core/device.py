@@ -244,6 +244,21 @@ class DeviceCore:
         for group in self.groups.values():
             group.forget(now)
 
+    def remove(self, now: float, group: GroupId) -> bool:
+        """The group's pool was removed: its objects go, and no configuration of it is ever adopted again.
+
+        False: a checkpoint holds the group; ask again when that has ended.
+        """
+        self._outbox.now = now
+        held = self.groups.get(group)
+        if held is None or held.removed:
+            return True
+        if held.frozen:
+            return False
+        held.remove(now)
+        self._checkpoints.void()
+        return True
+
     def link_lost(self, now: float, device: DeviceId) -> None:
         """The connection to a device broke: what was under way on it is sent again."""
         self._outbox.now = now

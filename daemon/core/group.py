@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from daemon.core.follower import Follower, Secondary
@@ -20,6 +22,8 @@ from daemon.core.tables import Tables
 from store.control.arbiter import ConfigIs
 from store.ids import DeviceId, GroupId, Who
 from store.placement.config import GroupConfig
+
+NEVER: Final = (1 << 63) - 1  # promised: no epoch reaches it
 
 
 class Group:
@@ -136,6 +140,18 @@ class Group:
         self.config, self.order, self.whole, self.joint = None, -1, False, None
         self.copied = self.copying = 0
         self.save(_nothing, config=None, whole=False, joint_order=0, joint=None)
+
+    @property
+    def removed(self) -> bool:
+        return self.promised == NEVER
+
+    def remove(self, now: float) -> None:
+        """The pool is gone. Its number is never used again, so what late peers tell of it is refused for ever."""
+        self.forget(now)
+        self.promise(NEVER, _nothing)
+        self.restart_log(self.log.last, self.log.last_epoch)
+        self.objects.begin_copy(self.id)
+        self.objects.end_copy(self.id)
 
     # ------------------------------------------------------------------ saving
     def save(self, then: Then, **changes: object) -> None:
