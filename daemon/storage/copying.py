@@ -12,10 +12,12 @@ import msgspec
 
 from daemon.storage.backend import Source
 from daemon.storage.blocks import BlockReader
-from daemon.storage.data_file import EMPTY_SUMS, SUM_HOLE, DataFile
+from daemon.storage.data_file import EMPTY_SUMS, SUM_HOLE, SUM_LOST, DataFile
+from daemon.storage.index import DamagedRow
 from daemon.storage.listing import Listing
 from daemon.storage.operations import remove
 from daemon.storage.overlay import HOLE, Obj, blocks_of, checksum, stored_sum
+from daemon.storage.syncers import DiskFailed
 from daemon.storage.table import ObjectTable, Shelf
 from store.limits import BLOCK, OBJECT_MAX
 
@@ -31,6 +33,7 @@ class ObjectPiece(msgspec.Struct, frozen=True, array_like=True):
     blocks: bytes  # numbers of the blocks, u16 little endian
     totals: bytes  # their checksums, u64 little endian
     content: bytes
+    lost: bytes = b""  # numbers of blocks that the sender cannot read: they are lost at the receiver, too
 
 
 class Copied(NamedTuple):
@@ -48,10 +51,6 @@ class BadPiece(ValueError):
     """What arrived is no object, or its bytes do not match their checksums."""
 
 
-class UnreadableObject(Exception):
-    """A block of the object is lost or wrong here, so it cannot be copied from this device."""
-
-
 class Copying:
     def __init__(self, table: ObjectTable, blocks: BlockReader, data: DataFile, listing: Listing) -> None:
         self._table, self._blocks, self._data, self._listing = table, blocks, data, listing
@@ -60,24 +59,33 @@ class Copying:
 
     # At the primary
     def next(self, group: int, cursor: bytes) -> Copied | None:
-        """The first object behind `cursor`. Raises UnreadableObject."""
-        rows = self._listing.rows(group, b"", cursor, 1)
+        """The first object behind `cursor`. DiskFailed when the index is damaged: another member must send."""
+        try:
+            rows = self._listing.rows(group, b"", cursor, 1)
+        except DamagedRow as error:
+            raise DiskFailed(f"the index is damaged ({error}); run `store disk check`") from error
         if not rows:
             return None
         obj = self._table.find(group, rows[0].name)
-        numbers, totals, parts = array("H"), array("Q"), []
+        return Copied(obj.name, self._encode(self._piece(obj)))
+
+    def _piece(self, obj: Obj) -> ObjectPiece:
+        numbers, lost, totals, parts = array("H"), array("H"), array("Q"), []
         for number in range(blocks_of(obj.size)):
             found = self._table.resolve(obj, number)
             if found == HOLE:
                 continue
             part = memoryview(bytearray(BLOCK))
             if not self._blocks.fetch(obj, number, found, part):
-                raise UnreadableObject(f"object {obj.name!r} is damaged in block {number}")
+                lost.append(number)
+                continue
             numbers.append(number)
             totals.append(checksum(part))
             parts.append(part)
-        piece = ObjectPiece(obj.name, obj.size, obj.version, numbers.tobytes(), totals.tobytes(), b"".join(parts))
-        return Copied(obj.name, self._encode(piece))
+        content = b"".join(parts)
+        return ObjectPiece(
+            obj.name, obj.size, obj.version, numbers.tobytes(), totals.tobytes(), content, lost.tobytes()
+        )  # fmt: skip
 
     # At the learner
     def begin(self, group: int) -> None:
@@ -94,7 +102,7 @@ class Copying:
             arrived = self._decode(piece)
         except msgspec.MsgspecError as error:
             raise BadPiece(str(error)) from error
-        numbers, totals = _verified(arrived)
+        numbers, totals, lost = _verified(arrived)
         if arrived.name <= shelf.copied_to:
             raise BadPiece("pieces must arrive in name order")
         self._remove_between(shelf, shelf.copied_to, arrived.name)
@@ -102,14 +110,14 @@ class Copying:
         self._table.touch(obj)
         obj.exists, obj.size, obj.version = True, arrived.size, arrived.version
         obj.over, obj.visible = {}, blocks_of(arrived.size)
-        self._fill(obj, numbers, totals, arrived.content)
+        self._fill(obj, numbers, totals, lost, arrived.content)
         shelf.copied_to = arrived.name
 
-    def _fill(self, obj: Obj, numbers: "array[int]", totals: "array[int]", content: bytes) -> None:
+    def _fill(self, obj: Obj, numbers: "array[int]", totals: "array[int]", lost: "array[int]", content: bytes) -> None:
         """Write the blocks into the object's slot; the others become holes."""
         sums = array("Q", EMPTY_SUMS)
         if obj.slot < 0:
-            if not numbers:
+            if not numbers and not lost:
                 return
             obj.slot = self._data.slots.allocate()
         else:
@@ -119,6 +127,8 @@ class Copying:
             views: list[Source] = [view[index * BLOCK : index * BLOCK + BLOCK]]
             self._data.write(obj.slot, number, views, BLOCK)
             sums[number] = stored_sum(totals[index])
+        for number in lost:
+            sums[number] = SUM_LOST
         self._data.store_sums(obj.slot, sums)
         self._table.keep_sums(obj, sums)
         obj.stored = blocks_of(obj.size)
@@ -150,21 +160,22 @@ class Copying:
                 return
 
 
-def _verified(piece: ObjectPiece) -> tuple["array[int]", "array[int]"]:
-    """Numbers and checksums of the blocks. Raises BadPiece unless everything fits."""
-    numbers, totals = array("H"), array("Q")
+def _verified(piece: ObjectPiece) -> tuple["array[int]", "array[int]", "array[int]"]:
+    """Numbers and checksums of the blocks, numbers of the lost ones. Raises BadPiece unless everything fits."""
+    numbers, totals, lost = array("H"), array("Q"), array("H")
     try:
         numbers.frombytes(piece.blocks)
         totals.frombytes(piece.totals)
+        lost.frombytes(piece.lost)
     except ValueError as error:
         raise BadPiece("block numbers cut short") from error
     count = len(numbers)
     if piece.size > OBJECT_MAX or len(totals) != count or len(piece.content) != count * BLOCK:
         raise BadPiece("the piece contradicts itself")
-    if any(number >= blocks_of(piece.size) for number in numbers):
+    if any(number >= blocks_of(piece.size) for number in numbers + lost):
         raise BadPiece("a block lies behind the object's end")
     view = memoryview(piece.content)
     for index in range(count):
         if checksum(view[index * BLOCK : index * BLOCK + BLOCK]) != totals[index]:
             raise BadPiece(f"block {numbers[index]} arrived wrong")
-    return numbers, totals
+    return numbers, totals, lost

@@ -5,10 +5,11 @@ trimmed. Each row carries a checksum of itself: a damaged row is refused, never 
 the background thread while the reader serves the loop: SQLite's log lets both work.
 """
 
+import contextlib
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import xxhash
 
@@ -36,8 +37,15 @@ CREATE TABLE state(one INTEGER PRIMARY KEY CHECK(one = 1), scan BLOB NOT NULL);
 """
 
 
+SLOTS_MAX: Final = 1 << 22  # 16 TiB of slots: what a file of ext4 can hold
+
+
 class DamagedRow(Exception):
-    """A row of the index does not match its checksum."""
+    """A row of the index does not match its checksum, or SQLite cannot read it."""
+
+
+# What a damaged file makes SQLite, its Python face and the unpacking of its rows say.
+_SIGNS_OF_DAMAGE: Final = (sqlite3.Error, DamagedRow, UnicodeDecodeError, OverflowError, TypeError, struct.error)
 
 
 class ObjectRow(NamedTuple):
@@ -90,17 +98,24 @@ def _fields_mark(row: FieldsRow) -> int:
     return _signed(xxhash.xxh3_64_intdigest(_FIELDS.pack(row.key) + row.content))
 
 
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """At a start damage is the person's to know: nothing goes on without what is asked for here."""
+    try:
+        yield
+    except _SIGNS_OF_DAMAGE as error:
+        raise ConfigError(f"the index is damaged ({error}); run `store disk check`") from error
+
+
 class Index:
-    """Reads through `reader`, writes through `writer`; SQLite errors of a damaged file become ConfigError at start."""
+    """Reads through `reader`, writes through `writer`. What a start needs raises ConfigError when it is damaged."""
 
     def __init__(self, backend: Backend) -> None:
-        try:
+        with _refusing():
             self._writer = backend.connect(write=True)
             self._prepare(self._writer)
             self._reader = backend.connect(write=False)
             self._reader.execute(f"PRAGMA cache_size=-{INDEX_CACHE // 1024}")
-        except sqlite3.DatabaseError as error:
-            raise ConfigError(f"the index cannot be read ({error}); run `store disk check`") from error
 
     @staticmethod
     def _prepare(writer: sqlite3.Connection) -> None:
@@ -118,14 +133,17 @@ class Index:
             raise ConfigError(f"the index has format {version}, this program knows {VERSION}; update it")
 
     # Reading
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Raises DamagedRow when SQLite cannot make sense of its file."""
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except _SIGNS_OF_DAMAGE as error:
+            raise DamagedRow(str(error)) from error
+
     def find(self, group: int, name: bytes) -> ObjectRow | None:
         """Raises DamagedRow."""
-        found = self._reader.execute(
-            "SELECT slot, size, version, mark FROM object WHERE grp=? AND name=?", (group, name)
-        ).fetchone()
-        if found is None:
-            return None
-        return self._checked(group, name, *found)
+        found = self._rows("SELECT slot, size, version, mark FROM object WHERE grp=? AND name=?", group, name)
+        return self._checked(group, name, *found[0]) if found else None
 
     @staticmethod
     def _checked(group: int, name: bytes, slot: int, size: int, version: int, mark: int) -> ObjectRow:
@@ -141,11 +159,11 @@ class Index:
         """Rows in name order behind `after`. Raises DamagedRow."""
         low = max(prefix, after)
         operator = ">" if after >= prefix and after else ">="
-        found = self._reader.execute(
-            f"SELECT name, slot, size, version, mark FROM object WHERE grp=? AND name{operator}? ORDER BY name LIMIT ?",
-            (group, low, limit),
-        ).fetchall()
-        return [self._checked(group, *row) for row in found if row[0].startswith(prefix)]
+        sql = (
+            f"SELECT name, slot, size, version, mark FROM object WHERE grp=? AND name{operator}? ORDER BY name LIMIT ?"
+        )
+        rows = [self._checked(group, *row) for row in self._rows(sql, group, low, limit)]
+        return [row for row in rows if row.name.startswith(prefix)]
 
     def all_objects(self) -> Iterator[tuple[ObjectRow, bool]]:
         """Every row, and whether it matches its checksum; for the offline check."""
@@ -155,42 +173,49 @@ class Index:
             except DamagedRow:
                 yield ObjectRow(*row[:5]), False
 
-    def slots(self) -> Iterable[int]:
+    def slots(self) -> list[int]:
         """Slots in use."""
-        return (row[0] for row in self._reader.execute("SELECT slot FROM object WHERE slot >= 0"))
+        with _refusing():
+            slots = [row[0] for row in self._rows("SELECT slot FROM object WHERE slot >= 0")]
+            if any(type(slot) is not int or slot >= SLOTS_MAX for slot in slots):
+                raise DamagedRow("a slot that cannot be")
+            return slots
 
     def bases(self) -> list[BaseRow]:
-        """Raises ConfigError for a damaged row: without it nothing is known of the group's state."""
-        rows = []
-        for *fields, mark in self._reader.execute("SELECT grp, n, epoch, since, tables, mark FROM base"):
-            row = BaseRow(*fields)
-            if _base_mark(row) != mark:
-                raise ConfigError(f"the index is damaged (base of group {row.group}); run `store disk check`")
-            rows.append(row)
-        return rows
+        """Checkpoints of all groups."""
+        with _refusing():
+            found = self._rows("SELECT grp, n, epoch, since, tables, mark FROM base")
+            rows = [BaseRow(*fields) for *fields, _ in found]
+            for row, (*_, mark) in zip(rows, found, strict=True):
+                if _base_mark(row) != mark:
+                    raise DamagedRow(f"base of group {row.group}")
+            return rows
 
     def fields(self) -> list[FieldsRow]:
-        """Raises ConfigError for a damaged row: identities and promises must not be guessed."""
-        rows = []
-        for *fields, mark in self._reader.execute("SELECT key, content, mark FROM fields"):
-            row = FieldsRow(*fields)
-            if _fields_mark(row) != mark:
-                raise ConfigError(f"the index is damaged (fields of key {row.key}); run `store disk check`")
-            rows.append(row)
-        return rows
+        """What is saved under each key."""
+        with _refusing():
+            found = self._rows("SELECT key, content, mark FROM fields")
+            rows = [FieldsRow(*fields) for *fields, _ in found]
+            for row, (*_, mark) in zip(rows, found, strict=True):
+                if _fields_mark(row) != mark:
+                    raise DamagedRow(f"fields of key {row.key}")
+            return rows
 
     def scan_start(self) -> Mark | None:
-        found = self._reader.execute("SELECT scan FROM state").fetchone()
-        if found is None:
-            return None
-        content: bytes = found[0]
-        if len(content) != _STATE.size + 8 or xxhash.xxh3_64_digest(content[:-8]) != content[-8:]:
-            raise ConfigError("the index is damaged (journal position); run `store disk check`")
-        return Mark(*_STATE.unpack_from(content))
+        """Where the journal is read from; None: from its beginning."""
+        with _refusing():
+            found = self._rows("SELECT scan FROM state")
+            if not found:
+                return None
+            content = bytes(found[0][0])
+            if len(content) != _STATE.size + 8 or xxhash.xxh3_64_digest(content[:-8]) != content[-8:]:
+                raise DamagedRow("journal position")
+            return Mark(*_STATE.unpack_from(content))
 
     def tables(self, group: int) -> bytes:
-        found = self._reader.execute("SELECT tables FROM base WHERE grp=?", (group,)).fetchone()
-        return b"" if found is None else bytes(found[0])
+        """The tables of the group's base. Raises DamagedRow."""
+        found = self._rows("SELECT tables FROM base WHERE grp=?", group)
+        return bytes(found[0][0]) if found else b""
 
     # Writing, in the background thread
     def commit(self, changes: Changes) -> None:
@@ -227,7 +252,10 @@ class Index:
 
     def problems(self) -> list[str]:
         """What SQLite itself finds wrong with the file."""
-        rows = self._reader.execute("PRAGMA integrity_check(20)").fetchall()
+        try:
+            rows = self._rows("PRAGMA integrity_check(20)")
+        except DamagedRow as error:
+            return [str(error)]
         return [row[0] for row in rows if row[0] != "ok"]
 
     def close(self) -> None:

@@ -1,6 +1,5 @@
 """Objects in memory: what was changed since the last checkpoint, and a bounded cache of what was not."""
 
-import sqlite3
 from array import array
 from typing import Final
 
@@ -75,7 +74,7 @@ class ObjectTable:
         obj = Obj(shelf.group, name)
         try:
             row = self.index.find(shelf.group, name)
-        except (DamagedRow, sqlite3.DatabaseError):
+        except DamagedRow:
             obj.damaged = True
             return obj  # not remembered: every use of it must meet the damage
         if row is not None:

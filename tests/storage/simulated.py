@@ -108,10 +108,10 @@ class SimulatedFile:
                         self._apply(pages, begin, change[begin - offset : end - offset])
         return {number: bytes(page) for number, page in pages.items()}, self._durable_size
 
-    def flip(self, rng: random.Random) -> None:
-        """Turn one bit over, behind everyone's back."""
+    def flip(self, rng: random.Random, first: int = PAGE) -> None:
+        """Turn one bit over, behind everyone's back, in the first bytes of any page."""
         number = rng.choice(sorted(self._pages))
-        bit = rng.randrange(PAGE * 8)
+        bit = rng.randrange(first * 8)
         self._pages[number][bit >> 3] ^= 1 << (bit & 7)
 
 

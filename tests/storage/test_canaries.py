@@ -9,6 +9,7 @@ from daemon.storage import checkpoint as checkpoints
 from daemon.storage.checkpoint import Checkpoint, Phase
 from daemon.storage.disk import Disk
 from daemon.storage.retention import Retention
+from daemon.storage.syncers import DiskFailed
 from daemon.storage.table import ObjectTable
 from tests.storage.lifecycle import Life
 
@@ -62,6 +63,6 @@ def test_a_disk_without_this_rule_is_caught(
             life = Life(seed)
             for _ in range(4):
                 life.run(60)
-        except (Exception, SystemExit):
+        except (AssertionError, DiskFailed, LookupError):
             return
     pytest.fail("nothing noticed")
