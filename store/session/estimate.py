@@ -7,6 +7,7 @@ from store.wire.seal import CLOCK_MASK
 _HALF: Final = 1 << 31
 _NEVER: Final = float("inf")
 FIRST_TIMEOUT_S: Final = 0.3  # before the first round-trip sample
+TIMEOUT_MAX_S: Final = 2.0  # however often it doubled: who comes back is noticed soon
 _VARIANCE_MIN_S: Final = 0.002
 
 
@@ -56,10 +57,10 @@ class Smoothed:
     def timeout(self, extra: float, doublings: int) -> float:
         """How long to wait for an answer before asking whether it is lost."""
         if self.mean < 0:
-            return FIRST_TIMEOUT_S * (1 << min(doublings, 6))
+            return min(FIRST_TIMEOUT_S * (1 << min(doublings, 6)), TIMEOUT_MAX_S)
         margin = 4 * self.deviation
         wait = self.mean + (margin if margin > _VARIANCE_MIN_S else _VARIANCE_MIN_S) + extra
-        return wait * (1 << min(doublings, 6)) if doublings else wait
+        return max(wait, min(wait * (1 << min(doublings, 6)), TIMEOUT_MAX_S)) if doublings else wait
 
 
 class OneWayDelay:
