@@ -16,12 +16,13 @@ class DaemonCounters:
     """
 
     __slots__ = (
-        "batches", "commit_seconds", "commits", "frames_in", "peer_bytes_out", "reads", "sync_seconds", "syncs",
-        "writes",
+        "batches", "commit_seconds", "commits", "frames_in", "frames_refused", "peer_bytes_out", "reads",
+        "sync_seconds", "syncs", "writes",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.reads = self.writes = self.commits = self.batches = self.frames_in = self.peer_bytes_out = self.syncs = 0
+        self.frames_refused = 0
         self.sync_seconds = self.commit_seconds = 0.0
 
 

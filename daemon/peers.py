@@ -65,13 +65,24 @@ class Peers:
 class PeerFrames:
     """Turns received frames into calls of the core. A frame that cannot be read ends its connection, by BadFrame."""
 
-    def __init__(self, core: DeviceCore, clock: Callable[[], float], counters: DaemonCounters) -> None:
-        self._core, self._clock, self._counters = core, clock, counters
+    def __init__(
+        self,
+        core: DeviceCore,
+        clock: Callable[[], float],
+        counters: DaemonCounters,
+        may_take: Callable[[int], bool],
+    ) -> None:
+        """`may_take` says whether the journal has room for records of so many bytes."""
+        self._core, self._clock, self._counters, self._may_take = core, clock, counters, may_take
 
     def handle(self, device: DeviceId, kind: int, body: memoryview) -> None:
         now, core = self._clock(), self._core
         self._counters.frames_in += 1
         if kind == FrameType.RECORDS:
+            if not self._may_take(len(body)):
+                # As if the network had lost it: the primary sends it again, and meanwhile holds its clients back.
+                self._counters.frames_refused += 1
+                return
             incarnation, appends = unpack_records(body)
             core.take(now, Who(device, incarnation), appends)
         elif kind == FrameType.ACKS:

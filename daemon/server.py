@@ -134,7 +134,7 @@ class Daemon:
         self._peers = Peers(self.device, context, self._peer_address, self._link_lost)
         self._cleanup.callback(self._peers.close)
         self._executor = Executor(core, disk, self._peers, clock, counters)
-        self._frames = PeerFrames(core, clock, counters)
+        self._frames = PeerFrames(core, clock, counters, disk.may_take)
         kind = StreamSocket if self._settings.datagrams == "asyncio-dgram" else DrainedSocket
         self._service = Service(clock(), self._keys, 1 + secrets.randbelow((1 << 32) - 1), time.time_ns() // 1000)
         self._clients = Clients(
@@ -288,6 +288,7 @@ class Daemon:
         yield ("journal_batches", "appends to the journal", own.batches, True)
         yield ("journal_syncs", "group commits", own.syncs, True)
         yield ("peer_frames", "frames from other daemons", own.frames_in, True)
+        yield ("peer_frames_refused", "frames of records refused for want of journal", own.frames_refused, True)
         yield ("peer_bytes_sent", "bytes of records sent to other daemons", own.peer_bytes_out, True)
         for name in type(service).__slots__:
             yield (f"transport_{name}", f"client transport: {name.replace('_', ' ')}", getattr(service, name), True)

@@ -96,7 +96,7 @@ class Disk:
         self._listing = Listing(table, index)
         self._reader = Reader(table, blocks, journal, data)
         self._copying = Copying(table, blocks, data, self._listing)
-        self._space = Space(backend, journal, data, who.capacity)
+        self._space = Space(backend, journal, data, self._operations.merged, who.capacity)
         self._background = Background(backend, backend.syncer(self._journal_file))
         self._retention = Retention(journal, index, table, self._background)
         self._appender = Appender(journal, table, self._retention, self._background)
@@ -324,6 +324,10 @@ class Disk:
     def admit(self, op: int, size: int) -> Status:
         """Whether a client's mutation may be taken: OK, BUSY (the ring is full for now) or NO_SPACE."""
         return self._space.admit(op, size)
+
+    def may_take(self, size: int) -> bool:
+        """Whether `size` bytes of records from a primary fit beside what the journal keeps for itself."""
+        return self._space.may_take(size)
 
     def room(self) -> Room:
         return self._space.room()
