@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from gateways.nbd.export import BLOCK_SIZES, Export, Gateway, errno_of
 from gateways.nbd.host import nbdkit
 from gateways.nbd.logs import start_logging
-from gateways.nbd.settings import PARAMETERS, Settings
+from gateways.nbd.settings import Settings
 from store.errors import ConfigError, StoreError
 
 API_VERSION = 2
-config_help = PARAMETERS
 
 _host = nbdkit()
 _settings = Settings()

@@ -22,7 +22,7 @@ from store.control.link import MasterLink
 from store.control.messages import GetMap, GetTicket, Hello, MapIs, Message, TicketIs, Welcome
 from store.crypto.keys import derive_ticket_key
 from store.crypto.ticket import TICKET_VERSION, Cap, Right, Ticket, seal_ticket
-from store.errors import StoreError
+from store.errors import ConfigError, StoreError
 from store.ids import DeviceId
 from store.limits import CLIENT_BACKOFF_MAX_S, CONTROL_CALL_S, TICKET_LIFETIME_S
 from store.placement.storage_map import StorageMap
@@ -156,6 +156,7 @@ class MasterAccess:
             wants, self._wants = self._wants, set()
             try:
                 await self._fetch(wants)
+                self._wants.clear()  # raised while the answer was on its way; what it does not cure is raised again
             except StoreError as error:
                 log.info("the master did not give a map or ticket; going on with the last ones", reason=str(error))
                 self._renew_at = max(self._renew_at, loop.time() + RENEW_RETRY_S)
@@ -186,13 +187,19 @@ class DirectAccess:
         return self._standing
 
     def want(self, wants: set[Want]) -> None:
-        """Reads the file again: the daemon may have been started anew."""
-        self._access = direct.discover(self._address)
+        """Reads the file again: the daemon may have been started anew, and has another secret then."""
+        try:
+            found = direct.discover(self._address)
+        except ConfigError as error:
+            log.info("the daemon is away", reason=str(error))
+            return
+        anew = found.secret != self._access.secret
+        self._access = found
         if Want.MAP in wants:
             self.standing.take_map(self._map())
         if Want.SESSION in wants:
             self.standing.take_credentials(self._ticket(_new_serial()))
-        elif Want.TICKET in wants:
+        elif Want.TICKET in wants or anew:
             self.standing.take_credentials(self._ticket(self.standing.credentials.serial))
 
     async def close(self) -> None: ...

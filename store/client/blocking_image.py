@@ -28,6 +28,7 @@ log = structlog.get_logger()
 _ZEROS: Final = bytes(BLOCK)
 _UNSTABLE: Final = Flag(0)
 _INSIDE: Final = OBJECT_MAX - 1
+_ASK_FIRST: Final = 4  # whole objects to clear at once, from which on it is asked which of them there are
 
 
 class Extent(NamedTuple):
@@ -155,13 +156,28 @@ class BlockingImage:
         for _, operation in batch:
             operation.until = until
         try:
-            self._client.perform_all([operation for _, operation in batch])
+            self._skip_holes(batch, until)
+            self._client.perform_all([operation for _, operation in batch if operation.status < 0])
         finally:
             for change, operation in batch:
                 self._ended(change, operation)
         for _, operation in batch:
             if operation.status not in (Status.OK, Status.NOT_FOUND):  # nothing there: nothing to clear
                 raise self._error(operation, "clear")
+
+    def _skip_holes(self, batch: list[tuple[Change, Operation]], until: float) -> None:
+        """Deleting what is not there costs a record in the log; asking does not. A new file system clears everything.
+
+        Not after a change that failed: it might still arrive, and only a record behind it would keep it out (R33).
+        """
+        whole = [operation for change, operation in batch if change.length == OBJECT_MAX]
+        if len(whole) < _ASK_FIRST or self._core.failures:
+            return
+        stats = [self._layout.stat(int(operation.name[len(self._layout.prefix) :]), until) for operation in whole]
+        self._client.perform_all(stats)
+        for operation, stat in zip(whole, stats, strict=True):
+            if stat.status == Status.NOT_FOUND:
+                operation.status = Status.NOT_FOUND
 
     def _ended(self, change: Change, operation: Operation) -> None:
         applied = operation.status == Status.OK or (change.data is None and operation.status == Status.NOT_FOUND)

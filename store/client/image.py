@@ -104,6 +104,7 @@ class ImageCore:
     def __init__(self, kept_soft: int = IMAGE_KEPT_SOFT, kept_max: int = IMAGE_KEPT_MAX) -> None:
         self.kept = KeptBlocks()
         self.stamp = 0
+        self.failures = 0  # changes that may or may not have taken effect, and some day may still
         self.in_flight_bytes = 0  # of admitted unstable writes: they may be kept soon
         self._kept_soft, self._kept_max = kept_soft, kept_max
         self._claims: dict[Claim, None] = {}
@@ -147,6 +148,7 @@ class ImageCore:
 
     def failed(self, change: Change) -> list[Change]:
         """It has ended without an acknowledgement: its blocks hold the old or the new content until written again."""
+        self.failures += 1
         return self._release(change)
 
     def _release(self, change: Change) -> list[Change]:

@@ -42,8 +42,14 @@ class LinkThread:
         self._loop.call_soon_threadsafe(self.access.want, wants)
 
     def close(self) -> None:
-        self.run(self.access.close(), _START_S)
+        self.run(self._end(), _START_S)
         self._stop()
+
+    async def _end(self) -> None:
+        """Whatever was cancelled gets the turn in which it ends."""
+        await self.access.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _opened(self, opening: Coroutine[Any, Any, Access]) -> "LinkThread":
         try:

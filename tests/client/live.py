@@ -1,5 +1,6 @@
 """A daemon of daemons.py on a real socket, in a thread, reachable as one without a master is: by its access file."""
 
+import secrets
 import select
 import socket
 import threading
@@ -33,14 +34,24 @@ class LiveDaemon:
         self._running = True
 
     def start(self) -> "LiveDaemon":
+        self._publish()
+        self._thread.start()
+        return self
+
+    def renew_secret(self) -> None:
+        """As after a restart of the process: nothing of what clients hold is any good."""
+        with self.lock:
+            self.daemon.secret = secrets.token_bytes(32)
+            self.daemon.start(time.monotonic(), 2)
+            self._publish()
+
+    def _publish(self) -> None:
         described = storage_map(self.state, [self.daemon], pool_name=direct.POOL)
         access = direct.Access(
             direct.VERSION, self.address, self.daemon.device, 1, self.daemon.secret,
             msgspec.msgpack.encode(described), 1,
         )  # fmt: skip
         direct.publish(access, self._runtime)
-        self._thread.start()
-        return self
 
     def stop(self) -> None:
         self._running = False
@@ -52,13 +63,14 @@ class LiveDaemon:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        service = self.daemon.service
         while self._running:
+            service = self.daemon.service
             at = service.deadline(time.monotonic())
             poll.poll(1000 if at is None else max(0.0, at - time.monotonic()) * 1000)
             with self.lock:
                 self._drain()
                 now = time.monotonic()
+                service = self.daemon.service
                 if self.daemon.alive:
                     self.daemon.serve(now)
                     service.tick(now, time.time())

@@ -125,6 +125,23 @@ def test_silence_ends_with_an_error_and_the_image_works_again_afterwards(
     assert read(image, 0, BLOCK) == b"y" * BLOCK
 
 
+def test_a_daemon_started_anew_is_found_again(daemon: LiveDaemon, image: BlockingImage) -> None:
+    image.write(0, memoryview(b"x" * BLOCK), True)
+    daemon.renew_secret()
+    image.write(0, memoryview(b"y" * BLOCK), True)
+    assert read(image, 0, BLOCK) == b"y" * BLOCK
+
+
+def test_clearing_what_is_not_there_leaves_no_record(daemon: LiveDaemon, image: BlockingImage) -> None:
+    image.write(5 * OBJECT_MAX, memoryview(b"x" * BLOCK), True)
+    with daemon.lock:
+        before = len(daemon.state.answers)
+    image.clear(0, SIZE)
+    with daemon.lock:
+        assert len(daemon.state.answers) == before + 1
+    assert read(image, 5 * OBJECT_MAX, BLOCK) == bytes(BLOCK)
+
+
 def test_many_threads_on_few_blocks(image: BlockingImage) -> None:
     """Each thread owns a column of every block; all of them write to the same blocks, unaligned and overlapping."""
     threads, blocks, width = 8, 6, BLOCK // 8

@@ -54,9 +54,12 @@ class Cluster:
 class Machine:
     """A program on the image: changes and flushes at random, delivered at random, and the checker."""
 
-    def __init__(self, seed: int, compare_verifier: bool = True, own_reads: bool = True) -> None:
+    def __init__(
+        self, seed: int, compare_verifier: bool = True, own_reads: bool = True, count_overwritten: bool = True
+    ) -> None:
         self.rng = random.Random(seed)
         self.compare_verifier, self.own_reads = compare_verifier, own_reads
+        self.count_overwritten = count_overwritten
         self.core, self.cluster = ImageCore(), Cluster()
         self.flying: list[tuple[Change | FlushJob | ResendJob, int]] = []  # and the verifier, once delivered
         self.flushes: list[tuple[Flush, dict[int, int]]] = []
@@ -136,6 +139,9 @@ class Machine:
                 if kept.stamp <= job.stamp:
                     kept.verifier = verifier
             job.verifiers = frozenset({verifier})
+        if not self.count_overwritten:
+            left = self.core.kept.by_group.get(job.group, {})
+            job.verifiers = frozenset(kept.verifier for kept in left if kept.stamp <= job.stamp)
         self.core.flushed(job, verifier)
 
     def serve_flushes(self) -> None:
@@ -178,8 +184,8 @@ class Machine:
             assert self.number(self.cluster.synced.get(block)) >= number, f"block {block}: flushed, not durable"
 
 
-def run(seed: int, *, compare_verifier: bool = True, own_reads: bool = True) -> Machine:
-    machine = Machine(seed, compare_verifier, own_reads)
+def run(seed: int, **broken: bool) -> Machine:
+    machine = Machine(seed, **broken)
     for _ in range(machine.rng.randrange(40, 160)):
         machine.step()
         if machine.rng.random() < 0.03:
@@ -197,9 +203,9 @@ def test_nothing_flushed_is_lost_and_nothing_acknowledged_vanishes(block: int) -
         assert machine.core.kept.bytes == 0 and machine.core.in_flight_bytes == 0
 
 
-def caught(**broken: bool) -> int:
+def caught(seeds: int = 200, **broken: bool) -> int:
     failures = 0
-    for seed in range(200):
+    for seed in range(seeds):
         try:
             run(seed, **broken)
         except AssertionError:
@@ -213,6 +219,10 @@ def test_canary_a_flush_that_ignores_the_verifier_is_caught() -> None:
 
 def test_canary_a_client_that_does_not_answer_from_what_it_keeps_is_caught() -> None:
     assert caught(own_reads=False) > 10
+
+
+def test_canary_a_flush_that_forgets_what_was_overwritten_meanwhile_is_caught() -> None:
+    assert caught(seeds=1000, count_overwritten=False) > 0
 
 
 def change(core: ImageCore, block: int, blocks: int = 1) -> Change:
