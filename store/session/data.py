@@ -46,7 +46,7 @@ class DataSlots:
         assert self._request is None, "the answer before this one was neither ended nor cancelled"
         session, size, wire = request.session, request.fragment, request.wire
         address = session.address if request.budget == _PROVED else request.address
-        chunk = self._egress.chunk(session, wire, address, request.flags & _BACKGROUND)
+        chunk = self._egress.chunk(session, wire, address, request.flags & _BACKGROUND, request.deadline)
         self._request, self._chunk = request, chunk
         at = self._start = chunk.fill
         chunk.fill = at + wire

@@ -32,6 +32,7 @@ _SPARE_CHUNKS: Final = 64  # kept for the next tick; more are given back to the 
 _QUANTUM: Final = 8192  # bytes of a session's turn
 _BACKGROUND_TURN: Final = 16  # background gets one turn in so many while foreground waits
 _HEAD: Final = HEADER.size
+_NEVER: Final = float("inf")
 
 Sent = tuple[memoryview, int, Any]  # bytes, segment size (0: one datagram), address
 Item = tuple[int, int, int, int, int, float]  # start, end, kind, where the ECHO goes (0: none), packet, arrival
@@ -40,7 +41,7 @@ Item = tuple[int, int, int, int, int, float]  # start, end, kind, where the ECHO
 class Chunk:
     """One buffer of datagrams to one address, still unsealed."""
 
-    __slots__ = ("address", "buffer", "fill", "items", "times", "view")
+    __slots__ = ("address", "buffer", "deadline", "fill", "items", "times", "view")
 
     def __init__(self) -> None:
         self.buffer = bytearray(CHUNK)
@@ -49,6 +50,7 @@ class Chunk:
         self.items: list[Item] = []
         self.times: list[float] = []  # when they were queued, if the uplink is capped
         self.address: Any = None
+        self.deadline = _NEVER  # after it nobody waits for any of this
 
 
 class Egress:
@@ -56,7 +58,7 @@ class Egress:
 
     __slots__ = (
         "_background", "_chunk_max", "_filled", "_fresh", "_life", "_rate", "_ready", "_sent", "_spare", "_tokens",
-        "_turn", "_urgent", "flags", "queued",
+        "_turn", "_urgent", "expired", "flags", "queued",
     )
 
     def __init__(self, now: float, life: int, uplink: float | None) -> None:
@@ -76,6 +78,7 @@ class Egress:
         self._fresh: list[Chunk] = []  # with items queued since the last `take`, if the uplink is capped
         self._turn = 0
         self.queued = 0  # bytes
+        self.expired = 0  # datagrams dropped because nobody waits for them any more
         self.flags = 0 if uplink is None else DATA_CAPPED  # of every DATA
 
     def retry_after(self, session: "Session", size: int) -> int:
@@ -94,23 +97,28 @@ class Egress:
             self._urgent.append(session)
         elif line[-1].fill + size <= CHUNK and line[-1].address == address and len(line[-1].items) < GSO_SEGMENTS_MAX:
             return line[-1]
-        return self._open(line, address)
+        return self._open(line, address, _NEVER)
 
-    def chunk(self, session: "Session", size: int, address: Any, background: int) -> Chunk:
-        """The chunk of this session and address that has `size` bytes and a segment free."""
+    def chunk(self, session: "Session", size: int, address: Any, background: int, deadline: float) -> Chunk:
+        """The chunk of this session and address that has `size` bytes and a segment free.
+
+        It need not be sent after the latest `deadline` of those who share it.
+        """
         line = session.background if background else session.chunks
         if line:
             last = line[-1]
             fits = last.fill + size <= CHUNK and last.fill < self._chunk_max
             if fits and last.address == address and len(last.items) < GSO_SEGMENTS_MAX:
+                last.deadline = deadline if deadline > last.deadline else last.deadline
                 return last
         else:
             (self._background if background else self._ready).append(session)
-        return self._open(line, address)
+        return self._open(line, address, deadline)
 
-    def _open(self, line: deque[Chunk], address: Any) -> Chunk:
+    def _open(self, line: deque[Chunk], address: Any, deadline: float) -> Chunk:
         fresh = self._spare.pop() if self._spare else Chunk()
         fresh.address = address
+        fresh.deadline = deadline
         line.append(fresh)
         return fresh
 
@@ -144,11 +152,15 @@ class Egress:
             self._sent.append(chunk)
             if line:
                 turns.append(session)
-            size = self._seal(session, chunk, now, sent)
+            if chunk.deadline >= now:
+                size = self._seal(session, chunk, now, sent)
+                self._tokens -= size
+            else:
+                size = sum(item[1] - item[0] for item in chunk.items)
+                self.expired += len(chunk.items)
             session.surplus += size
             session.queued -= size
             self.queued -= size
-            self._tokens -= size
         return sent
 
     def deadline(self, now: float) -> float | None:

@@ -46,6 +46,7 @@ _BASIC_REPLY: Final = OVERHEAD + REPLY.size
 _REQUEST, _FRAGMENT, _PROBE, _REPLY = int(Kind.REQUEST), int(Kind.FRAGMENT), int(Kind.PROBE), int(Kind.REPLY)
 _READ, _LIST, _FIRST_MUTATION = int(Op.READ), int(Op.LIST), int(Op.WRITE)
 _BACKGROUND: Final = int(Flag.BACKGROUND)
+_NEVER: Final = float("inf")
 _OPS: Final = frozenset(int(op) for op in Op)
 _BUSY: Final[Answer] = (int(Status.BUSY), 0, 0, 0, BUSY_MS_MIN)
 
@@ -303,7 +304,7 @@ class Service:
         if size <= URGENT_MAX:
             chunk = self._egress.urgent(session, size, address)
         else:
-            chunk = self._egress.chunk(session, size, address, background)
+            chunk = self._egress.chunk(session, size, address, background, _NEVER)
         start = chunk.fill
         status, order, verifier, version, object_size = answer
         REPLY.pack_into(
@@ -360,6 +361,9 @@ class Service:
         if self._acks.waiting():
             self._put_acks(now)
         sent = self._egress.take(now)
+        if self._egress.expired:
+            self.counters.expired_deadlines += self._egress.expired
+            self._egress.expired = 0
         if sent:
             counters = self.counters
             for view, segment, _ in sent:

@@ -92,6 +92,22 @@ def test_a_full_queue_says_busy() -> None:
     assert daemon.service.counters.busy >= len(busy)
 
 
+def test_nothing_is_sent_that_nobody_waits_for() -> None:
+    clock, daemon, made, down = clients(1, uplink=1e6)
+    client = made[0]
+    client.wait(client.read(b"o", 0, 1000)[0])
+    path = client.endpoint._reader.paths()[0]
+    path.tide.window = 1e9
+    path.pace = 1e12
+    numbers = [client.read(b"o", n * 1000, 1000, seconds=0.5)[0] for n in range(200)]
+    client.wait(*numbers)
+    sent = down.sent
+    clock.run(3.0)
+    assert down.sent - sent < 20
+    assert daemon.service.counters.expired_deadlines > 50
+    assert daemon.service.ready == 0
+
+
 def test_a_large_read_waits_out_a_full_queue_by_itself() -> None:
     _, daemon, made, _ = clients(1, uplink=5e6)
     client = made[0]
