@@ -96,7 +96,8 @@ class Checkpoint:
 
     def spill(self) -> None:
         """Write merged blocks to the journal: they no longer take memory, and no torn write can hurt them."""
-        merged, self._operations.merged = self._operations.merged, []
+        merged = list(self._operations.merged)
+        self._operations.merged.clear()
         generation, shelves = self._table.generation, self._table.shelves
         for obj, block in merged:
             content = obj.over.get(block)
