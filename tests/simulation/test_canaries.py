@@ -16,6 +16,7 @@ DIRECTED = {  # too rare for random schedules: caught in test_directed.py
     "apply_committed",
     "inventory_meta",
     "join_named",
+    "closure_members",
     "long_grace",
     "read_lease",
 }

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from daemon.core.messages import Fetch, Item, Join
-from store.control.arbiter import Cas, ConfigsAre
+from master.core.authority import Authority
+from store.control.arbiter import Cas, ConfigIs, ConfigsAre, QueryReply
 from store.errors import Status
+from store.ids import DeviceId, GroupId, Who
+from store.placement.config import GroupConfig
 from tests.simulation.canaries import broken
 from tests.simulation.stage import MASTER, Stage
 
@@ -257,3 +260,19 @@ def test_a_restarted_secondary_needs_only_what_it_lacks() -> None:
     stage.until(lambda: stage.group(1).commit >= 21, 1.5)
     assert stage.config(0).epoch == epoch
     assert stage.nodes[1].objects.applied[1] == stage.nodes[0].objects.applied[1]
+
+
+@both
+def test_closure_hears_every_member(rules: str) -> None:
+    """R31: the only in-sync device of the master's snapshot has been rolled back too; another member knows better."""
+    with _rules(rules, "closure_members"):
+        a, b = DeviceId(b"a" * 16), DeviceId(b"b" * 16)
+        group = GroupId(1)
+        old = GroupConfig(0, 3, (a, b), Who(a, 1), (Who(a, 1),), 1)
+        new = GroupConfig(0, 6, (a, b), Who(b, 2), (Who(b, 2),), 1)
+        master = Authority({group: old}, {a: 1, b: 2})
+        master.restore(1)
+        master.receive(a, QueryReply(1, Who(a, 11), (ConfigIs(group, old),), (1, 11)))
+        assert master.closing == (rules == WITH)
+        master.receive(b, QueryReply(1, Who(b, 2), (ConfigIs(group, new),), (2,)))
+        assert (master.configs[group].in_sync == new.in_sync) == (rules == WITH)
