@@ -127,7 +127,7 @@ assert KEY_ROTATION_S >= TICKET_LIFETIME_S  # no ticket outlives the key it was 
 assert HEARTBEAT_S * 3 < DEVICE_SUSPECT_S < DEVICE_DOWN_S
 
 # Client
-CLIENT_BATCH: Final = 64  # operations of one caller in flight at once: one per object of a large trim, per group of a flush
+CLIENT_BATCH: Final = 64  # operations of one caller in flight at once, of a large trim or flush
 CLIENT_ATTEMPTS_MAX: Final = 512  # submissions of one operation, redirections included
 CLIENT_SILENCE_S: Final = 1.5  # a device that sent nothing for so long, while owing answers, is tried again elsewhere
 CLIENT_SUSPECT_SILENCE_S: Final = 0.5  # the same for a device that was silent before
