@@ -12,7 +12,7 @@ exact: after a restart, and after `rewind`, nothing applied behind the base may 
 A store that cannot guarantee that for a group answers None to `rewind` and saves the group as not whole at start.
 
 A group that is being copied has no base: what has arrived may go to the disk at once, since the group is marked as not
-whole there and the next attempt begins with `begin_copy` again. Its first base comes with the checkpoint after the copy.
+whole there and the next attempt begins with `begin_copy` again. Its base comes with the checkpoint after the copy.
 """
 
 from typing import Protocol
