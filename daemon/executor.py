@@ -7,6 +7,8 @@ call, so a core is never entered twice.
 from collections.abc import Callable
 from typing import Protocol
 
+import structlog
+
 from daemon.core.device import DeviceCore
 from daemon.core.effects import (
     Acks,
@@ -32,6 +34,8 @@ from daemon.peer_link import RECORDS_FRAME, FrameType
 from daemon.peers import Peers
 from daemon.storage.disk import Disk
 from store.control.arbiter import ToMaster
+
+log = structlog.get_logger()
 
 
 class Master(Protocol):
@@ -132,7 +136,11 @@ class Executor:
     # Peers
     def _feed(self, effect: Feed) -> None:
         for appends in cut_runs(effect.appends, RECORDS_FRAME):
-            parts = pack_records(effect.incarnation, appends, self._record_of)
+            try:
+                parts = pack_records(effect.incarnation, appends, self._record_of)
+            except LookupError as error:  # the ring has just been trimmed; the core hears of it and begins elsewhere
+                log.info("a record to be resent has left the journal", reason=str(error))
+                return
             self._counters.peer_bytes_out += self._peers.send(effect.device, FrameType.RECORDS, parts)
 
     def _record_of(self, entry: Entry) -> bytes:

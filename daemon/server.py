@@ -92,7 +92,7 @@ class Daemon:
             self.device,
             opened.fields,
             opened.groups,
-            lossless=opened.lossless,
+            lossless=same_life(opened),
             draw=draw_incarnation,
             objects=self._disk,
             limits=Limits(),
@@ -328,6 +328,16 @@ def open_listening(address: Address) -> socket.socket:
 def listening_failed(address: Address, kind: str, error: OSError) -> ConfigError:
     reason = error.strerror or str(error)
     return ConfigError(f"cannot listen on {format_address(address)} ({kind}): {reason}; choose another address or port")
+
+
+def same_life(opened: Opened) -> bool:
+    """Whether this start may go on as the who of the last one (R3): nothing is missing, and no copy that counts as in
+    sync had to be given up while the disk was opened."""
+    device = opened.device
+    return opened.lossless and all(
+        group.fields.whole or group.fields.config is None or device not in group.fields.config.devices()
+        for group in opened.groups.values()
+    )
 
 
 def draw_incarnation() -> int:
