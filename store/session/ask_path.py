@@ -4,12 +4,15 @@ from typing import Final
 
 from store.session.estimate import Smoothed
 from store.session.loss import Burst, Path
+from store.session.outbox import Outbox
 from store.session.read import Parts, Read
 from store.session.tide import Tide
+from store.wire.header import RANGE, REQUEST, Flag, Kind, Op
 
 PARKED_S: Final = 0.5  # how long a received request may stay unanswered beyond the time gate
 HELD_MIN_S: Final = 0.002
 HELD_MAX_S: Final = 0.05
+_REQUEST, _READ, _UNTORN = int(Kind.REQUEST), int(Op.READ), int(Flag.UNTORN)
 _NEVER: Final = float("inf")
 
 
@@ -36,6 +39,25 @@ class Ask(Burst):
         self.answered = -1  # the daemon's packet that said it was answered before; -1: not said
         self.first = -1  # the daemon's packet number of the answer's first datagram, once known
         self.parked = False
+
+
+def post_read(outbox: Outbox, now: float, read: Read, number: int, parts: Parts, size: int) -> None:
+    """Send a READ for `parts`, to be answered in datagrams of up to `size` bytes."""
+    name = read.name
+    at = outbox.place(REQUEST.size + len(name) + len(parts) * RANGE.size)
+    buffer = outbox.buffer
+    version = read.version if read.version > 0 and read.flags & _UNTORN else 0
+    left = int((read.deadline - now) * 1000) or 1
+    REQUEST.pack_into(
+        buffer, at, _READ, read.flags, len(name), number, read.group, left, read.order, version, read.scope,
+        outbox.stamp, read.generation, 0, 0, size, 0, 0,
+    )
+    end = at + REQUEST.size + len(name)
+    buffer[at + REQUEST.size : end] = name
+    for offset, length in parts:
+        RANGE.pack_into(buffer, end, offset, length)
+        end += RANGE.size
+    outbox.post(_REQUEST, end - at)
 
 
 class AskPath(Path[Ask]):

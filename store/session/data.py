@@ -1,19 +1,23 @@
-"""Laying out answers in a daemon's send buffers: DATA slots the shell reads file blocks straight into."""
+"""Answers laid out in a daemon's send buffers: small ones, and DATA slots the shell reads file blocks straight into."""
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 from store.limits import DATAGRAM_MAX, ECHO_EVERY
 from store.session.egress import Chunk, Egress
-from store.session.peer import Session
+from store.session.peer import Answer, Session
 from store.wire.cut import ECHO_SIZE, answer_size, fragment_start, fragments
-from store.wire.header import DATA, DATA_ECHO, DATA_HOLE, HEADER, HOLE, TAG, Flag, Kind
+from store.wire.header import DATA, DATA_ECHO, DATA_HOLE, HEADER, HOLE, REPLY, TAG, Flag, Kind
 from store.wire.message import LONE_OVERHEAD, OVERHEAD, Request
 
 _HEAD: Final = HEADER.size
 _BODY: Final = HEADER.size + DATA.size  # where the data of a datagram without ECHO begins
 _LONE_BODY: Final = _BODY + ECHO_SIZE
 _DATA: Final = int(Kind.DATA)
+_REPLY: Final = int(Kind.REPLY)
+_BASIC_REPLY: Final = OVERHEAD + REPLY.size
+_NEVER: Final = float("inf")
+URGENT_MAX: Final = 512  # bytes of a REPLY that does not wait behind data
 _BACKGROUND: Final = int(Flag.BACKGROUND)
 _PROVED: Final = DATAGRAM_MAX  # a request's budget when its address is
 
@@ -40,6 +44,26 @@ class DataSlots:
         if filled < end - TAG:
             chunk.buffer[filled : end - TAG] = bytes(end - TAG - filled)
         self._egress.put(session, chunk, (start, end, kind, 0, 0, 0.0))
+
+    def reply(
+        self, session: Session, address: Any, number: int, answer: Answer, data: bytes | memoryview, background: int
+    ) -> None:
+        """Queue a REPLY; one with little data goes before all bulk."""
+        size = _BASIC_REPLY + len(data)
+        if size <= URGENT_MAX:
+            chunk = self._egress.urgent(session, size, address)
+        else:
+            chunk = self._egress.chunk(session, size, address, background, _NEVER)
+        start = chunk.fill
+        status, order, verifier, version, object_size = answer
+        REPLY.pack_into(
+            chunk.buffer, start + _HEAD, status, 0, len(data), number, order, verifier, version, session.stamp,
+            object_size,
+        )
+        end = chunk.fill = start + size
+        if data:
+            chunk.buffer[start + _HEAD + REPLY.size : end - TAG] = data
+        self._egress.put(session, chunk, (start, end, _REPLY, 0, 0, 0.0))
 
     def begin(self, request: Request) -> list[tuple[int, list[memoryview]]]:
         """The views of a READ's answer, range by range."""

@@ -228,12 +228,12 @@ class Egress:
         view, buffer, life, number, total = chunk.view, chunk.buffer, self._life, session.packet, 0
         pack, nonce, encrypt = HEADER.pack_into, NONCE.pack, session.cipher.encrypt_into
         address, identity = chunk.address, session.id
-        times, clock = iter(chunk.times), clock_us(now)
+        times, clock, queued = iter(chunk.times) if chunk.times else None, clock_us(now), now
         first = last = segment = 0  # the train so far: where it begins and ends, its segment size; 0: closed
         for start, end, kind, echo, packet, arrived in chunk.items:
             size = end - start
-            queued = next(times, now)
-            if queued != now:
+            if times is not None:
+                queued = next(times)
                 clock = clock_us(queued)
             if echo:
                 session.pack_echo(buffer, echo, packet, queued - arrived)

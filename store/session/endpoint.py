@@ -14,10 +14,11 @@ from store.session.credit import Credit
 from store.session.estimate import OneWayDelay, Smoothed
 from store.session.loss import Path
 from store.session.mtu import PathMtu
+from store.session.mutation import Mutation
 from store.session.outbox import Outbox, Sent
 from store.session.read import Read
 from store.session.reader import Reader
-from store.session.writer import Mutation, Writer
+from store.session.writer import Writer
 from store.wire.header import HEADER, NONCE, PROBE, Kind, Malformed, Op
 from store.wire.message import OVERHEAD, pack_request, parse_probe_ack, parse_reply, parse_retry
 from store.wire.replay import ReplayWindow, parse_ack

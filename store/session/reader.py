@@ -5,7 +5,7 @@ from typing import Final
 
 from store.errors import Status
 from store.limits import BURST_MAX, BUSY_BURSTS_MAX, KIB, MIB
-from store.session.ask_path import Ask, AskPath
+from store.session.ask_path import Ask, AskPath, post_read
 from store.session.completion import Completion
 from store.session.credit import Credit
 from store.session.mtu import PathMtu
@@ -21,8 +21,6 @@ from store.wire.header import (
     DATA_HOLE,
     ECHO,
     HOLE,
-    RANGE,
-    REQUEST,
     Flag,
     Kind,
     Malformed,
@@ -170,30 +168,13 @@ class Reader:
             if not parts:
                 return 0
             count, each = wire_sizes(parts, size)
-        self._post(now, read, number, parts, size)
+        post_read(self._outbox, now, read, number, parts, size)
         ask = Ask(self._outbox.packet - 1, count, each, number, path.asked, read, parts, size)
         path.asked += 1
         path.numbers[number] = ask
         wire = count * each
         path.send(now, ask, path.flight + wire > path.tide.window / 2 and (more or read.waiting))
         return wire
-
-    def _post(self, now: float, read: Read, number: int, parts: Parts, size: int) -> None:
-        outbox, name = self._outbox, read.name
-        at = outbox.place(REQUEST.size + len(name) + len(parts) * RANGE.size)
-        buffer = outbox.buffer
-        version = read.version if read.version > 0 and read.flags & _UNTORN else 0
-        left = int((read.deadline - now) * 1000) or 1
-        REQUEST.pack_into(
-            buffer, at, _READ, read.flags, len(name), number, read.group, left, read.order, version, read.scope,
-            outbox.stamp, read.generation, 0, 0, size, 0, 0,
-        )
-        end = at + REQUEST.size + len(name)
-        buffer[at + REQUEST.size : end] = name
-        for offset, length in parts:
-            RANGE.pack_into(buffer, end, offset, length)
-            end += RANGE.size
-        outbox.post(_REQUEST, end - at)
 
     # ---- answers
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from store.errors import Status
-from store.limits import AMPLIFICATION_MAX, BUSY_MS_MIN, DATAGRAM_MAX, MIB
+from store.limits import AMPLIFICATION_MAX, BUSY_MS_MIN, DATAGRAM_MAX, MIB, NAME_MAX
 from store.session.acks import Acks
 from store.session.assembly import Assemblies, Assembly, Refusal
 from store.session.counters import ServiceCounters
@@ -39,14 +39,12 @@ from store.wire.replay import pack_ack
 from store.wire.seal import CLOCK_MASK, InvalidTag, datagrams, ticket_end
 
 ARENA: Final = 2 * MIB  # decrypted requests of one tick
-URGENT_MAX: Final = 512  # bytes of a REPLY that does not wait behind data
 SWEEP_S: Final = 1.0  # between looks at requests that are half received
 _HEAD: Final = HEADER.size
 _BASIC_REPLY: Final = OVERHEAD + REPLY.size
-_REQUEST, _FRAGMENT, _PROBE, _REPLY = int(Kind.REQUEST), int(Kind.FRAGMENT), int(Kind.PROBE), int(Kind.REPLY)
+_REQUEST, _FRAGMENT, _PROBE = int(Kind.REQUEST), int(Kind.FRAGMENT), int(Kind.PROBE)
 _READ, _LIST, _FIRST_MUTATION = int(Op.READ), int(Op.LIST), int(Op.WRITE)
 _BACKGROUND: Final = int(Flag.BACKGROUND)
-_NEVER: Final = float("inf")
 _OPS: Final = frozenset(int(op) for op in Op)
 _BUSY: Final[Answer] = (int(Status.BUSY), 0, 0, 0, BUSY_MS_MIN)
 
@@ -207,6 +205,9 @@ class Service:
     def _allowed(self, wall: float, session: Session, request: Request) -> bool:
         """Judge ticket, operation and name; what is refused here is answered here."""
         pool, op = request.group >> 16, request.op
+        if pool << 8 | op in session.free_rights and wall < session.expires and 0 < len(request.name) <= NAME_MAX:
+            self.counters.requests += 1
+            return True
         status = Status.OK
         if wall >= session.expires:
             self.counters.expired += 1
@@ -300,21 +301,7 @@ class Service:
         if session.stamp_epoch != self._epoch or session.stamp_address != address:
             session.stamp = make_stamp(session.secret, session.id, address, self._epoch)
             session.stamp_address, session.stamp_epoch = address, self._epoch
-        size = _BASIC_REPLY + len(data)
-        if size <= URGENT_MAX:
-            chunk = self._egress.urgent(session, size, address)
-        else:
-            chunk = self._egress.chunk(session, size, address, background, _NEVER)
-        start = chunk.fill
-        status, order, verifier, version, object_size = answer
-        REPLY.pack_into(
-            chunk.buffer, start + _HEAD, status, 0, len(data), number, order, verifier, version, session.stamp,
-            object_size,
-        )
-        end = chunk.fill = start + size
-        if data:
-            chunk.buffer[start + _HEAD + REPLY.size : end - TAG] = data
-        self._egress.put(session, chunk, (start, end, _REPLY, 0, 0, 0.0))
+        self._slots.reply(session, address, number, answer, data, background)
 
     def begin_data(self, request: Request) -> list[tuple[int, list[memoryview]]] | None:
         """Where to read the answer of a READ into: for each range its offset and writable views, in order.
