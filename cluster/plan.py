@@ -1,5 +1,6 @@
 """What a local cluster consists of: directories, ports, and what is remembered between two `store up`."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from store.errors import ConfigError
 HOST: Final = "127.0.0.1"
 DAEMONS_MAX: Final = 32
 JOURNAL: Final = "64M"
+SHARE: Final = 0.8  # of what is free on the disk
 STATE: Final = "cluster.json"
 
 # Ports above the base: the founding document's master listens on 4000 and 4010, its daemon on 4148 and 4149.
@@ -58,6 +60,11 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     def metrics_address(self, place: int) -> str | None:
         """Of the master (0), the daemons (their numbers), the NBD gateway (the number after)."""
         return format_address((HOST, self.port_base + METRICS + place)) if self.metrics else None
+
+    def capacity(self) -> int:
+        """Bytes each new daemon may hold: they share one disk, so that what they promise together is there."""
+        state = os.statvfs(self.directory)
+        return int(state.f_bavail * state.f_frsize * SHARE) // self.daemons
 
     def numbers(self) -> range:
         return range(1, self.daemons + 1)

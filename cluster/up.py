@@ -91,6 +91,7 @@ class Cluster:
     def _start_daemon(self, number: int, ticket: str | None) -> None:
         plan = self._plan
         arguments = ["--dir", str(plan.daemon_directory(number)), "--journal", JOURNAL]
+        arguments += ["--capacity", str(plan.capacity())]
         arguments += ["--listen", format_address(plan.daemon_client(number))]
         arguments += ["--peer-listen", format_address(plan.daemon_peer(number))]
         arguments += ["--master", format_address(plan.master_peer()), "--host", daemon_name(number)]
@@ -140,11 +141,17 @@ class Cluster:
             await asyncio.sleep(POLL_S)
 
     async def _start_daemons(self, connection: Connection) -> None:
+        """New ones one after the other, so that the devices are called d1, d2, … in the order of the daemons."""
         for number in self._plan.numbers():
-            ticket = None
-            if not (self._plan.daemon_directory(number) / CERTIFICATE).exists():
-                ticket = (await connection.call(JoinTicketCreate(role="daemon"), JoinTicketIs)).ticket
+            if (self._plan.daemon_directory(number) / CERTIFICATE).exists():
+                self._start_daemon(number, None)
+                continue
+            known = len((await connection.call(DeviceList(), DevicesAre)).devices)
+            ticket = (await connection.call(JoinTicketCreate(role="daemon"), JoinTicketIs)).ticket
             self._start_daemon(number, ticket)
+            while len((await connection.call(DeviceList(), DevicesAre)).devices) == known:
+                self._check(daemon_name(number))
+                await asyncio.sleep(POLL_S)
 
     async def _make_pool(self, connection: Connection) -> None:
         plan = self._plan

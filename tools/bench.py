@@ -122,7 +122,7 @@ def native(directory: Path, seconds: float) -> list[Figure]:
         str(seconds),
         "--json",
     ]
-    rows = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
+    rows = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     figures = []
     for test in TESTS:
         row = next(row for row in rows if row["what"] == test.name and row["depth"] == test.depth)

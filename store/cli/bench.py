@@ -1,9 +1,11 @@
 """`store bench`: how fast this cluster is from this machine, through the native client."""
 
+import itertools
 import json
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -20,17 +22,13 @@ from store.client.blocking_image import BlockingImage
 from store.client.blocking_open import close_image, open_image
 from store.client.client import Client
 from store.client.config import ClientConfig
-from store.client.image_layout import ImageLayout
-from store.client.operation import Operation
-from store.client.outcome import require_ok
 from store.control.messages import ImageCreate, ImageIs
+from store.errors import StoreError
 from store.limits import BLOCK, MIB
-from store.wire.header import Flag
 
 AREA: Final = 128 * MIB  # the part of the image that is written and read
 STREAM_DEPTH: Final = 8
 DEEP: Final = 16
-_UNSTABLE: Final = Flag(0)
 
 
 def bench(
@@ -52,25 +50,36 @@ def bench(
     configuration = configured(context.obj, config)
     chosen = pool_or_default(configuration, pool)
     name = image or f"bench-{os.getpid()}"
-    if image is None:
-        ask(configuration, ImageCreate(pool=chosen, name=name, size=AREA), ImageIs)
-    try:
+    if image is not None:
         results = _measure(configuration, chosen, name, seconds)
-    finally:
-        if image is None:
-            remove_image(configuration, chosen, name)
+    else:
+        with _own_image(configuration, chosen, name):
+            results = _measure(configuration, chosen, name, seconds)
     if as_json:
         show_json([as_dict(result) for result in results])
     else:
         show(results)
 
 
+@contextmanager
+def _own_image(config: ClientConfig, pool: str, name: str) -> Iterator[None]:
+    """An image for the time of the measurements. If they fail, their error is told, not that of tidying up."""
+    ask(config, ImageCreate(pool=pool, name=name, size=AREA), ImageIs)
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreError):
+            remove_image(config, pool, name)
+        raise
+    remove_image(config, pool, name)
+
+
 def _measure(config: ClientConfig, pool: str, name: str, seconds: float) -> list[Result]:
     processors = Processors(local_processes(config))
+    deep = uvloop.run(_streams(config, pool, name, processors, seconds))
     with BlockingClient.connect(config, program="store bench") as client:
         image = open_image(client, pool, name)
         try:
-            deep = uvloop.run(_streams(config, image.held.layout, processors, seconds))
             return _singles(image, processors, seconds) + deep
         finally:
             close_image(client, image)
@@ -96,47 +105,32 @@ def _singles(image: BlockingImage, processors: Processors, seconds: float) -> li
     return results
 
 
-async def _streams(config: ClientConfig, layout: ImageLayout, processors: Processors, seconds: float) -> list[Result]:
-    """Several at once, through the asynchronous client. The first row also fills the area that the others use."""
+async def _streams(config: ClientConfig, pool: str, name: str, processors: Processors, seconds: float) -> list[Result]:
+    """Several at once, through the asynchronous client. First the area is filled, so that reads find something."""
     chance = random.Random(2)
     block, large = chance.randbytes(BLOCK), chance.randbytes(MIB)
+    places = itertools.cycle(range(0, AREA, MIB))
     results = []
-    async with await Client.connect(config, program="store bench") as client:
-
-        async def end(operation: Operation) -> None:
-            await client.perform(operation)
-            require_ok(operation, "bench")
-
-        place = 0
-
-        def next_place() -> int:
-            nonlocal place
-            place = (place + MIB) % AREA
-            return place
-
-        def reader(size: int, where: Callable[[], int]) -> Callable[[], Awaitable[None]]:
-            return lambda: end(layout.read(where(), memoryview(bytearray(size)), client.until()))
-
-        def writer(data: bytes, where: Callable[[], int], flag: Flag) -> Callable[[], Awaitable[None]]:
-            return lambda: end(layout.write(where(), data, flag, client.until()))
-
-        def anywhere() -> int:
-            return _somewhere(chance)
-
+    async with (
+        await Client.connect(config, program="store bench") as client,
+        await client.open_image(pool, name) as image,
+    ):
         for start in range(0, AREA, MIB):
-            await end(layout.write(start, large, _UNSTABLE, client.until()))
-        rows: list[tuple[str, int, int, Callable[[], Awaitable[None]]]] = [
-            ("1 MiB write, unstable", STREAM_DEPTH, MIB, writer(large, next_place, _UNSTABLE)),
-            ("1 MiB read", STREAM_DEPTH, MIB, reader(MIB, next_place)),
-            ("4 KiB read", DEEP, BLOCK, reader(BLOCK, anywhere)),
-            ("4 KiB write, unstable", DEEP, BLOCK, writer(block, anywhere, _UNSTABLE)),
-            ("4 KiB write, durable", DEEP, BLOCK, writer(block, anywhere, Flag.DURABLE)),
+            await image.write(start, large)
+        await image.flush()
+        rows: list[tuple[str, int, int, Callable[[], Awaitable[object]]]] = [
+            ("1 MiB write, unstable", STREAM_DEPTH, MIB, lambda: image.write(next(places), large)),
+            ("1 MiB read", STREAM_DEPTH, MIB, lambda: image.read(next(places), MIB)),
+            ("4 KiB read", DEEP, BLOCK, lambda: image.read(_somewhere(chance), BLOCK)),
+            ("4 KiB write, unstable", DEEP, BLOCK, lambda: image.write(_somewhere(chance), block)),
+            ("4 KiB write, durable", DEEP, BLOCK, lambda: image.write(_somewhere(chance), block, durable=True)),
         ]
-        for name, depth, size, operate in rows:
-            say(f"measuring {name}, depth {depth}")
+        for what, depth, size, operate in rows:
+            say(f"measuring {what}, depth {depth}")
             watch = Stopwatch(processors, seconds)
             await many_at_once(watch, depth, operate)
-            results.append(watch.result(name, depth, size))
+            results.append(watch.result(what, depth, size))
+            await image.flush()
     return results
 
 

@@ -6,13 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from store.cli.output import transfer_progress
-from store.client.access import MasterAccess
 from store.client.client import Client
 from store.client.config import ClientConfig
-from store.client.image_lease import Held, close_held, default_holder, open_held
+from store.client.image_lease import Held, default_holder
 from store.client.operation import Operation
 from store.client.outcome import failure
-from store.control.messages import Done, ImageIs, ImageRemove, ImageResize, Mode
+from store.control.messages import Done, ImageIs, ImageRemove, ImageResize
 from store.errors import Status
 from store.limits import CLIENT_BATCH, OBJECT_MAX
 
@@ -55,15 +54,11 @@ def shrink_image(config: ClientConfig, pool: str, name: str, size: int) -> None:
 @asynccontextmanager
 async def _holding(config: ClientConfig, pool: str, name: str) -> AsyncIterator[tuple[Client, Held]]:
     """The image's lock, with every former holder fenced out of every group."""
-    async with await Client.connect(config, GIVES_UP_S, "store image") as client:
-        assert isinstance(client.access, MasterAccess)
-        names = client.namespace.pool(pool)
-        held = await open_held(client.access, names, name, Mode.WRITE, default_holder("store image"))
-        try:
-            await _all(client, [held.layout.fence(group, client.until()) for group in held.layout.groups()], name)
-            yield client, held
-        finally:
-            await close_held(client.access, held)
+    async with (
+        await Client.connect(config, GIVES_UP_S, "store image") as client,
+        await client.open_image(pool, name, holder=default_holder("store image")) as image,
+    ):
+        yield client, image.held
 
 
 async def _objects(client: Client, pool: str, held: Held) -> AsyncIterator[int]:

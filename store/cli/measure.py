@@ -85,7 +85,7 @@ def one_after_the_other(watch: Stopwatch, operate: Callable[[], None]) -> None:
         now = after
 
 
-async def many_at_once(watch: Stopwatch, depth: int, operate: Callable[[], Awaitable[None]]) -> None:
+async def many_at_once(watch: Stopwatch, depth: int, operate: Callable[[], Awaitable[object]]) -> None:
     """`depth` of them in flight until the time is over."""
 
     async def worker() -> None:
