@@ -23,9 +23,9 @@ from store.errors import Status
 from store.ids import GroupId
 from store.limits import BURST_MAX, COLD_READS_MAX, OBJECT_MAX
 from store.session.service import Service
-from store.wire.header import FIRST_MUTATION, REPLY, Op
+from store.wire.header import FIRST_MUTATION, Op
 from store.wire.listing import pack_listing
-from store.wire.message import OVERHEAD, Request
+from store.wire.message import Request
 
 log = structlog.get_logger()
 
@@ -201,6 +201,7 @@ class Clients:
             self._service.reply(request, Status.BUSY, object_size=BUSY_MS)
             return
         self._cold_reads += 1
+        self._service.defer(self._clock(), request)
         group = GroupId(request.group)
         reads = [
             self._disk.cold_read(group, request.name, offset, [memoryview(bytearray(length))])
@@ -249,7 +250,7 @@ class Clients:
         group = GroupId(request.group)
         limit = min(max(1, request.size), LIST_ROWS_MAX)
         rows = self._disk.list(group, request.name, bytes(request.payload), limit + 1)
-        data, fitted = pack_listing(rows[:limit], min(request.fragment, request.budget) - OVERHEAD - REPLY.size)
+        data, fitted = pack_listing(rows[:limit], self._service.room(request))
         order, verifier = self._marks(group)
         more = not fitted or len(rows) > limit
         self._service.reply(request, Status.OK, order=order, verifier=verifier, object_size=int(more), data=data)
