@@ -17,6 +17,7 @@ from daemon.storage.index import Index, ObjectRow
 from daemon.storage.journal import START, Journal
 from daemon.storage.overlay import blocks_of
 from daemon.storage.records import HEADER_SIZE
+from daemon.storage.redo import RedoLog
 from store.errors import ConfigError
 from store.limits import BLOCK
 
@@ -51,24 +52,26 @@ def check(backend: Backend) -> Report:
     index = Index(backend)
     journal = Journal(backend.file("journal"), who.journal, who.journal_size, index.scan_start() or START)
     data = DataFile(backend.file("data"), backend.file("sums"))
+    redo = RedoLog(backend, who.journal)
     try:
         problems = index.problems()
         start = journal.position
         bases = {base.group: base.n for base in index.bases()}
-        records, interrupted = _journal_records(journal, bases, problems)
+        records = _journal_records(journal, problems)
+        announced = redo.announced()
+        interrupted = any(found.base.n > bases.get(group, 0) for group, found in announced.items())
         objects, stored = _objects(index, data, problems)
         used = journal.position - start
         return Report(who, len(bases), objects, stored, records, used, interrupted, problems)
     finally:
         index.close()
         data.close()
+        redo.close()
         backend.close()
 
 
-def _journal_records(journal: Journal, bases: dict[int, int], problems: list[str]) -> tuple[dict[str, int], bool]:
-    """Records by kind, and whether a checkpoint was announced that the index does not have."""
+def _journal_records(journal: Journal, problems: list[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    interrupted = False
     for frame in journal.frames():
         at = 0
         while at < len(frame.body):
@@ -76,11 +79,10 @@ def _journal_records(journal: Journal, bases: dict[int, int], problems: list[str
             payload = frame.body[at + HEADER_SIZE + fields[5] : at + fields[0]]
             if payload and xxhash.xxh3_64_intdigest(payload) != fields[17]:
                 problems.append(f"journal: payload of a record at {frame.body_position + at} is wrong")
-            kind = RecordKind(fields[1])
-            counts[kind.name] = counts.get(kind.name, 0) + 1
-            interrupted = interrupted or (kind is RecordKind.BASE and fields[8] > bases.get(fields[4], 0))
+            kind = RecordKind(fields[1]).name
+            counts[kind] = counts.get(kind, 0) + 1
             at += fields[0]
-    return counts, interrupted
+    return counts
 
 
 def _objects(index: Index, data: DataFile, problems: list[str]) -> tuple[int, int]:

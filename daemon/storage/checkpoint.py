@@ -1,7 +1,7 @@
 """A checkpoint: what is applied becomes the base on disk, in slices, while the daemon goes on. FORMAT.md, Checkpoint.
 
-freeze     the overlay is set aside; blocks that exist only in memory go to the journal as IMAGE records
-announce   a BASE record for each group, synced: from here on a start redoes the checkpoint
+freeze     the overlay is set aside; blocks that exist only in memory go to a redo file as IMAGE records
+announce   a BASE record for each group behind them, synced: from here on a start redoes the checkpoint
 apply      blocks are written into the data file in place, in proportion to appends
 commit     in the background: sync data and checksums, one transaction in the index, holes punched
 finish     the journal before the freeze is no longer needed
@@ -15,8 +15,6 @@ from array import array
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import Final
-
-import msgspec
 
 from daemon.core.record import RecordKind
 from daemon.core.saved import Base
@@ -34,6 +32,7 @@ from daemon.storage.overlay import (
     LOST,
     POSITION_BITS,
     POSITION_MASK,
+    Block,
     Layer,
     Obj,
     Overlay,
@@ -43,7 +42,8 @@ from daemon.storage.overlay import (
     stored_sum,
     whole_block,
 )
-from daemon.storage.records import BaseNote, pack_note
+from daemon.storage.records import pack_note
+from daemon.storage.redo import ASIDE, RedoLog
 from daemon.storage.table import ObjectTable
 from store.ids import GroupId
 from store.limits import BLOCK, BLOCKS_PER_OBJECT
@@ -70,9 +70,10 @@ class Checkpoint:
         journal: Journal,
         data: DataFile,
         index: Index,
+        redo: RedoLog,
     ) -> None:
         self._table, self._operations, self._blocks = table, operations, blocks
-        self._journal, self._data, self._index = journal, data, index
+        self._journal, self._data, self._index, self._redo = journal, data, index, redo
         self.phase = Phase.IDLE
         self.mark: Mark = journal.mark()  # the end of the journal at the last freeze
         self._frozen: list[Obj] = []
@@ -88,6 +89,7 @@ class Checkpoint:
     def freeze(self) -> None:
         assert self.phase is Phase.IDLE, "a checkpoint is under way"
         self.spill()
+        self._redo.turn()
         table = self._table
         self._frozen, table.dirty = table.dirty, []
         table.generation += 1
@@ -95,7 +97,7 @@ class Checkpoint:
         self.phase = Phase.FROZEN
 
     def spill(self) -> None:
-        """Write merged blocks to the journal: they no longer take memory, and no torn write can hurt them."""
+        """Write merged blocks to the redo file: they no longer take memory, and no torn write can hurt them."""
         merged = list(self._operations.merged)
         self._operations.merged.clear()
         generation, shelves = self._table.generation, self._table.shelves
@@ -106,19 +108,18 @@ class Checkpoint:
             shelf = shelves[obj.group]
             n, epoch = shelf.applied, shelf.applied_epoch
             record = pack_note(RecordKind.IMAGE, obj.group, n, epoch, content, obj.name, block * BLOCK)
-            where = self._journal.append(record)
+            where = self._redo.add_image(record)
             obj.over[block] = whole_block(payload_position(where, obj.name), checksum(content))
 
     def announce(self, bases: dict[GroupId, Base]) -> None:
-        """Say in the journal what the bases will be. To be synced before `start`."""
+        """Say what the bases will be. To be synced, with the journal, before `start`."""
         assert self.phase is Phase.FROZEN
         for group, base in bases.items():
             shelf = self._table.shelf(group)
             if not shelf.copied:
                 shelf.note_reached(base.n, base.epoch)
-                refused = _bitmap(shelf.base_n + 1, base.n, shelf.gaps)
-                note = msgspec.msgpack.encode(BaseNote(base.tables, shelf.base_n + 1, refused))
-                self._journal.append(pack_note(RecordKind.BASE, group, base.n, base.epoch, note))
+                first = shelf.base_n + 1
+                self._redo.announce(group, base, first, _bitmap(first, base.n, shelf.gaps), self.mark)
         self.phase = Phase.ANNOUNCED
         self._bases = bases
 
@@ -171,11 +172,15 @@ class Checkpoint:
     def _hold_back(self, obj: Obj, layer: Layer) -> None:
         """The group keeps its base: what was frozen of it goes back on top, for the next checkpoint."""
         table = self._table
-        for found in layer.over.values():
+        for block, found in layer.over.items():
             if isinstance(found, Piece):
                 self.held_at = min(self.held_at, found.where)
             elif type(found) is int and found > LOST:
-                self.held_at = min(self.held_at, found & POSITION_MASK)
+                position = found & POSITION_MASK
+                if position >= ASIDE:
+                    layer.over[block] = self._recalled(obj, block, found)
+                else:
+                    self.held_at = min(self.held_at, position)
         if obj.generation == table.generation:
             for block, found in layer.over.items():
                 if block < obj.visible:
@@ -185,6 +190,14 @@ class Checkpoint:
         else:
             obj.generation = table.generation
             table.dirty.append(obj)
+
+    def _recalled(self, obj: Obj, block: int, found: int) -> Block:
+        """An image as bytes again: its file will be begun anew before the next checkpoint ends."""
+        content = memoryview(bytearray(BLOCK))
+        if not self._blocks.fetch(obj, block, found, content):
+            return LOST
+        self._operations.merged.append((obj, block))
+        return bytes(content)
 
     def _apply(self, obj: Obj, layer: Layer) -> Iterator[int]:
         """Write one object's layer into its slot. Yields the blocks done."""
@@ -310,6 +323,7 @@ class Checkpoint:
             if obj.generation == table.generation - 1:
                 obj.generation = CLEAN
                 table.remember(obj)
+        self._redo.finished()
         self._data.slots.free(self._freed)
         for group, base in self._bases.items():
             shelf = table.shelf(group)
@@ -354,9 +368,3 @@ def _bitmap(first: int, last: int, gaps: list[tuple[int, int]]) -> bytes:
         for n in range(low - first, high - first):
             bits[n >> 3] |= 1 << (n & 7)
     return bytes(bits)
-
-
-def refused(note: BaseNote, n: int) -> bool:
-    """Whether the checkpoint says that record n had no effect."""
-    bit = n - note.first
-    return bit >> 3 < len(note.refused) and bool(note.refused[bit >> 3] >> (bit & 7) & 1)

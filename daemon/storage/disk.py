@@ -38,6 +38,7 @@ from daemon.storage.listing import Listed, Listing
 from daemon.storage.operations import Operations
 from daemon.storage.reading import Answer, ColdRead, Reader
 from daemon.storage.records import pack_note
+from daemon.storage.redo import ASIDE, RedoLog
 from daemon.storage.retention import Retention
 from daemon.storage.space import Room, Space
 from daemon.storage.table import ObjectTable
@@ -92,11 +93,13 @@ class Disk:
         table = self._table = ObjectTable(index, data)
         blocks = self._blocks = BlockReader(journal, data)
         self._operations = Operations(table, blocks)
-        self._checkpoint = Checkpoint(table, self._operations, blocks, journal, data, index)
+        redo = self._redo_log = RedoLog(backend, who.journal)
+        journal.join(ASIDE, redo.read)
+        self._checkpoint = Checkpoint(table, self._operations, blocks, journal, data, index, redo)
         self._listing = Listing(table, index)
         self._reader = Reader(table, blocks, journal, data)
         self._copying = Copying(table, blocks, data, self._listing)
-        self._space = Space(backend, journal, data, self._operations.merged, who.capacity)
+        self._space = Space(backend, journal, data, who.capacity)
         self._background = Background(backend, backend.syncer(self._journal_file))
         self._retention = Retention(journal, index, table, self._background)
         self._appender = Appender(journal, table, self._retention, self._background)
@@ -140,7 +143,7 @@ class Disk:
             self._data.punch_slots(self._data.slots.unused(self._data.slots_in_file()))
         self._fields = scanned.fields
         self._unsaved = set(scanned.fields)
-        bases, incomplete = recovery.roll_forward(scanned, self._table, self._operations)
+        bases, incomplete = recovery.roll_forward(scanned, self._redo_log, self._table, self._operations)
         self._journal.head = head
         self._journal.append(pack_note(RecordKind.START, 0, 0, 0, self._backend.fresh_id()))
         if bases:
@@ -179,6 +182,7 @@ class Disk:
         self._background.close()
         self._index.close()
         self._data.close()
+        self._redo_log.close()
         self._journal_file.close()
         if self._journal.head is not None:
             self._journal.head.close()
@@ -244,8 +248,12 @@ class Disk:
     def checkpoint(self, bases: dict[GroupId, Base], on_done: Done) -> None:
         """Make the frozen state the base of these groups; other groups keep theirs."""
         self._after_checkpoint = on_done
+        self.sync(lambda: self._announce(bases))
+
+    def _announce(self, bases: dict[GroupId, Base]) -> None:
+        """The journal is stable up to the bases. What is announced must be so, too, before anything is overwritten."""
         self._checkpoint.announce(bases)
-        self.sync(self._checkpoint.start)
+        self._background.start(self._redo_log.sync, self._checkpoint.start)
 
     def pace(self) -> None:
         """After each batch: apply old blocks in proportion to what was appended since the last call."""

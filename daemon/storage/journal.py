@@ -6,13 +6,13 @@ scan takes neither records of an earlier lap for new ones, nor the rest of a tai
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
 import xxhash
 
-from daemon.storage.backend import File, Source
+from daemon.storage.backend import File, Source, View
 from daemon.storage.head import Head, Mark
 from daemon.storage.limits import FRAME_BODY_MAX, PREWRITE_STEP
 from daemon.storage.records import HEADER_SIZE, well_formed
@@ -57,6 +57,8 @@ class Journal:
         self.head: Head | None = None  # kept up to date with every append, once a start has compared it
         self._prewritten = min(file.size(), size)
         self.boundary = NO_BOUNDARY  # while zeros are written from here on, nothing may be appended behind it
+        self.foreign = NO_BOUNDARY
+        self.aside: Callable[[View, int], int] = _nowhere
         self.appended = 0  # bytes since this process opened the journal
 
     # Appending
@@ -170,11 +172,20 @@ class Journal:
         self._prewritten, self.boundary = end, NO_BOUNDARY
 
     # Reading
-    def read(self, view: memoryview | bytearray, position: int) -> int:
+    def read(self, view: View, position: int) -> int:
+        """Bytes at a position, which may be one of another log (`aside`)."""
+        if position >= self.foreign:
+            return self.aside(view, position)
         return self._file.read(view, position % self.size)
 
-    def read_now(self, view: memoryview | bytearray, position: int) -> int:
+    def read_now(self, view: View, position: int) -> int:
+        if position >= self.foreign:
+            return self.aside(view, position)
         return self._file.read_now(view, position % self.size)
+
+    def join(self, first: int, aside: Callable[[View, int], int]) -> None:
+        """Positions from `first` on are served by `aside`."""
+        self.foreign, self.aside = first, aside
 
     def holds(self, position: int) -> bool:
         """Whether the bytes at the position are still those that were appended there."""
@@ -240,6 +251,11 @@ class _Window:
             if position + size > self._end:
                 return None
         return self._buffer[position - self._begin : position - self._begin + size]
+
+
+def _nowhere(view: View, position: int) -> int:
+    """No other log has joined."""
+    return 0
 
 
 def prewrite_all(file: File, size: int) -> None:

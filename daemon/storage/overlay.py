@@ -5,7 +5,7 @@ A block in the overlay is one of
 - `LOST`: bytes that this device could not read when they were needed;
 - another non-negative int: a whole block in the journal, `checksum << 64 | position`;
 - a `Piece`: bytes in the journal with zeros around them, for blocks that had no bytes before;
-- `bytes`: merged from several sources, in memory; bounded by `MERGED_MAX`, then written to the journal as IMAGEs.
+- `bytes`: merged from several sources, in memory; bounded by `MERGED_MAX`, then written to a redo file as IMAGEs.
 
 A negative int stands for a block of the data file, minus its checksum; it is never stored in an overlay.
 """

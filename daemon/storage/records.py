@@ -14,9 +14,12 @@ HEADER_SIZE: Final = RECORD.size
 class BaseNote(msgspec.Struct, frozen=True, array_like=True):
     """Payload of a BASE record: what the index will say of the group when the checkpoint is complete."""
 
-    tables: bytes
+    tables: bytes  # this part of them
+    part: int
+    parts: int
     first: int  # position of the first bit of `refused`
     refused: bytes  # bit i set: record first + i had no effect when it was applied
+    since: int  # end of the journal at the freeze
 
 
 class Record(NamedTuple):

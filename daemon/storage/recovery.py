@@ -11,23 +11,19 @@ import msgspec
 
 from daemon.core.record import RECORD, Entry, RecordKind
 from daemon.core.saved import DEVICE_KEY, Base, GroupFields, SavedGroup
-from daemon.storage.checkpoint import refused
 from daemon.storage.head import Mark
 from daemon.storage.index import BaseRow, FieldsRow, Index
 from daemon.storage.journal import Journal, payload_position
 from daemon.storage.operations import Operations
 from daemon.storage.overlay import whole_block
-from daemon.storage.records import BaseNote, Record, unpack_entry, unpack_note
+from daemon.storage.records import unpack_entry, unpack_note
+from daemon.storage.redo import Announced, RedoLog
 from daemon.storage.table import ObjectTable
 from store.ids import GroupId
+from store.limits import BLOCK
 from store.wire.header import Op
 
 NO_EFFECT: Final = (Op.FLUSH, Op.FENCE)
-
-
-class Announced(NamedTuple):
-    record: Record
-    note: BaseNote
 
 
 class GroupLog:
@@ -35,8 +31,6 @@ class GroupLog:
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
-        self.images: dict[int, list[Record]] = {}  # by the position of the record they stand behind
-        self.announced: Announced | None = None
 
     def cut(self, n: int) -> None:
         for position in [position for position in self.entries if position >= n]:
@@ -71,7 +65,7 @@ def scan(journal: Journal, index: Index, expected: Mark | None) -> Scanned:
     for frame in journal.frames():
         at, size = 0, len(frame.body)
         while at < size:
-            _take(frame.body, at, frame.body_position + at, groups, fields, bases)
+            _take(frame.body, at, frame.body_position + at, groups, fields)
             at += RECORD.unpack_from(frame.body, at)[0]
         passed = passed or frame.end == expected
     return Scanned(groups, fields, bases, passed, journal.mark())
@@ -83,7 +77,6 @@ def _take(
     where: int,
     groups: dict[int, GroupLog],
     fields: dict[int, bytes],
-    bases: dict[int, BaseRow],
 ) -> None:
     record = unpack_note(body, at, where)
     log = groups.get(record.group)
@@ -96,17 +89,10 @@ def _take(
         log.cut(record.n)
     elif record.kind == RecordKind.META:
         fields[record.group] = bytes(body[start : start + record.payload_size])
-    elif record.kind == RecordKind.IMAGE:
-        log.images.setdefault(record.n, []).append(record)
-    elif record.kind == RecordKind.BASE:
-        base = bases.get(record.group)
-        if base is None or (where >= base.since and record.n > base.n):
-            note = msgspec.msgpack.decode(body[start : start + record.payload_size], type=BaseNote)
-            log.announced = Announced(record, note)
 
 
 def roll_forward(
-    scanned: Scanned, table: ObjectTable, operations: Operations
+    scanned: Scanned, redo: RedoLog, table: ObjectTable, operations: Operations
 ) -> tuple[dict[GroupId, Base], list[GroupId]]:
     """Apply what a checkpoint had announced: the bases to finish, and groups of which the journal lacks a part."""
     bases: dict[GroupId, Base] = {}
@@ -114,35 +100,34 @@ def roll_forward(
     for number, row in scanned.bases.items():
         table.shelf(number).since = row.since
         table.shelf(number).rebase(row.n, row.epoch)
-    for number, log in scanned.groups.items():
-        if log.announced is None:
-            continue
-        group = GroupId(number)
-        record, note = log.announced
-        if _replay(log, record, note, group, table, operations):
-            bases[group] = Base(record.n, record.epoch, note.tables)
+    for number, announced in sorted(redo.announced().items()):
+        group, shelf = GroupId(number), table.shelf(number)
+        if announced.since < shelf.since or announced.base.n <= shelf.base_n:
+            continue  # it was completed
+        redo.resume(announced.which)
+        log = scanned.groups.get(number)
+        if log is not None and _replay(log, announced, group, table, operations):
+            bases[group] = announced.base
         else:
             incomplete.append(group)
     return bases, incomplete
 
 
-def _replay(
-    log: GroupLog, base: Record, note: BaseNote, group: GroupId, table: ObjectTable, operations: Operations
-) -> bool:
+def _replay(log: GroupLog, announced: Announced, group: GroupId, table: ObjectTable, operations: Operations) -> bool:
     """Bring the group from the base in the index to the announced one; False if records are missing."""
-    shelf = table.shelf(group)
+    shelf, base = table.shelf(group), announced.base
     for n in range(shelf.base_n + 1, base.n + 1):
         entry = log.entries.get(n)
         if entry is None:
             return False
-        if entry.op not in NO_EFFECT and not refused(note, n):
+        if entry.op not in NO_EFFECT and not announced.refuses(n):
             operations.apply(entry)
-        for image in log.images.get(n, ()):
+        for image in announced.images.get(n, ()):
             if image.epoch == entry.epoch:
                 obj = table.find(group, image.name)
                 if obj.exists and obj.generation == table.generation:
                     position = payload_position(image.where, image.name)
-                    obj.over[image.offset >> 12] = whole_block(position, image.payload_sum)
+                    obj.over[image.offset // BLOCK] = whole_block(position, image.payload_sum)
     shelf.note_reached(base.n, base.epoch)
     return True
 

@@ -1,12 +1,11 @@
 """Room on the device: writes that allocate are refused while what was promised already can still be stored."""
 
-from collections.abc import Sized
 from typing import Final, NamedTuple
 
 from daemon.storage.backend import Backend
 from daemon.storage.data_file import DataFile
 from daemon.storage.journal import Journal
-from daemon.storage.limits import IMAGE_MAX, REFUSE_AT, SPACE_REFRESH, SPACE_RESERVE
+from daemon.storage.limits import REFUSE_AT, SPACE_REFRESH, SPACE_RESERVE
 from store.errors import Status
 from store.wire.header import Op
 
@@ -27,9 +26,8 @@ class Space:
     Everything in the journal must fit into the data file later: so one ring's worth of space is never given away.
     """
 
-    def __init__(self, backend: Backend, journal: Journal, data: DataFile, merged: Sized, capacity: int) -> None:
+    def __init__(self, backend: Backend, journal: Journal, data: DataFile, capacity: int) -> None:
         self._backend, self._journal, self._data = backend, journal, data
-        self._merged = merged  # blocks that will take a place in the ring with the next freeze
         self._capacity = capacity  # 0 = no limit of its own
         self._refuse_at = int(journal.size * REFUSE_AT)
         self._room = Room(0, 0, 0)
@@ -55,7 +53,7 @@ class Space:
     def admit(self, op: int, size: int) -> Status:
         """Whether a request of `size` payload bytes may be taken: OK, BUSY (try again soon) or NO_SPACE."""
         journal = self._journal
-        if journal.position - journal.tail + size + len(self._merged) * IMAGE_MAX > self._refuse_at:
+        if journal.position - journal.tail + size > self._refuse_at:
             return Status.BUSY
         if op in ALLOCATING:
             since = journal.appended - self._asked_at

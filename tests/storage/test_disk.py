@@ -232,6 +232,57 @@ def test_rewind_goes_back_to_the_base(machine: Machine) -> None:
     assert writer.disk.stat(GROUP, b"b")[0] == Status.NOT_FOUND
 
 
+def test_a_record_that_was_carried_is_read_at_its_new_place(machine: Machine) -> None:
+    machine.create(ring=8 * MIB)
+    writer = Writer(machine.open().disk)
+    disk = writer.disk
+    writer.do(Op.WRITE, b"a", b"base")
+    late = [writer.entry(Op.WRITE, b"b", b"whole" * 2000), writer.entry(Op.WRITE, b"c", b"piece")]
+    disk.append(late)
+    disk.freeze()
+    disk.checkpoint({GROUP: Base(1, 1, b"")}, lambda: None)
+    settle(disk)
+    for entry in late:
+        disk.apply(entry)
+    carried = disk._retention.checkpointed
+    disk.release(carried)
+    settle(disk)
+    assert disk._journal.tail <= late[0].where, "records that are still needed"
+    disk.append(late)
+    settle(disk)
+    disk.release(carried)
+    settle(disk)
+    assert disk._journal.tail == carried <= late[0].where
+    while disk._journal.position < carried + 8 * MIB - 100_000:
+        disk.append([make_entry(GroupId(99), 1, Op.WRITE, b"x", b"!" * 60_000)])
+    assert content(disk, b"b") == b"whole" * 2000 and content(disk, b"c") == b"piece"
+
+
+def test_what_cannot_be_carried_for_want_of_room_stays(machine: Machine) -> None:
+    machine.create(ring=8 * MIB)
+    writer = Writer(machine.open().disk)
+    disk = writer.disk
+    writer.do(Op.WRITE, b"a", b"base")
+    late = [writer.entry(Op.WRITE, b"b", bytes([i]) * MIB) for i in range(4)]
+    disk.append(late)
+    disk.freeze()
+    disk.checkpoint({GROUP: Base(1, 1, b"")}, lambda: None)
+    settle(disk)
+    places = [entry.where for entry in late]
+    disk.append(late)
+    assert [entry.where for entry in late][-1] == places[-1] and late[0].where != places[0]
+    disk.release(disk._retention.checkpointed)
+    settle(disk)
+    assert disk._journal.tail <= min(entry.where for entry in late)
+    assert disk.load_record(late[-1])[-MIB:] == bytes([3]) * MIB
+    for entry in late:
+        disk.apply(entry)
+    writer.checkpoint()
+    disk.release(disk._retention.checkpointed)
+    settle(disk)
+    assert disk._journal.used < 100
+
+
 def test_one_process_at_a_time(machine: Machine) -> None:
     machine.create()
     machine.open()
