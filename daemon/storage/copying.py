@@ -16,7 +16,7 @@ from daemon.storage.data_file import EMPTY_SUMS, SUM_HOLE, SUM_LOST, DataFile
 from daemon.storage.index import DamagedRow
 from daemon.storage.listing import Listing
 from daemon.storage.operations import remove
-from daemon.storage.overlay import HOLE, Obj, blocks_of, checksum, stored_sum
+from daemon.storage.overlay import CLEAN, HOLE, Obj, blocks_of, checksum, stored_sum
 from daemon.storage.syncers import DiskFailed
 from daemon.storage.table import ObjectTable, Shelf
 from store.limits import BLOCK, OBJECT_MAX
@@ -88,6 +88,15 @@ class Copying:
         )  # fmt: skip
 
     # At the learner
+    def give_back(self, group: int) -> None:
+        """Free the slots of an earlier attempt that no row names. Not while a checkpoint may be writing such rows."""
+        for obj in self._table.shelf(group).objects.values():
+            if obj.slot >= 0 and obj.generation != CLEAN:
+                row = self._table.index.find(group, obj.name)
+                if row is None or row.slot != obj.slot:
+                    self._data.slots.free([obj.slot])
+                    self._data.punch_slots([obj.slot])
+
     def begin(self, group: int) -> None:
         shelf = self._table.shelf(group)
         self._table.drop(shelf)

@@ -358,6 +358,8 @@ class Disk:
         return self._copying.next(group, cursor)
 
     def begin_copy(self, group: GroupId) -> None:
+        if self._checkpoint.phase is Phase.IDLE:
+            self._copying.give_back(group)
         self._copying.begin(group)
 
     def install(self, group: GroupId, piece: bytes) -> None:

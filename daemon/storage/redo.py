@@ -99,7 +99,8 @@ class RedoLog:
         for which in range(2):
             log = Journal(self._files[which], self._identity, ENDLESS, START)
             for group, announced in _scan(which, log).items():
-                if group not in found or announced.since > found[group].since:
+                other = found.get(group)
+                if other is None or (announced.since, announced.base.n) > (other.since, other.base.n):
                     found[group] = announced
         return found
 

@@ -95,8 +95,11 @@ def test_records_behind_the_copy_apply_and_those_before_do_not() -> None:
 def test_a_copy_that_was_cut_short_is_begun_again() -> None:
     _, source, n = filled(3, [b"a", b"b", b"c"])
     machine, target, _ = filled(4, [b"b", b"x"])
-    target.begin_copy(GROUP)
-    target.install(GROUP, pieces(source)[0].data)
+    slots = target._data.slots.count
+    for _ in range(3):
+        target.begin_copy(GROUP)
+        target.install(GROUP, pieces(source)[0].data)
+    assert target._data.slots.count == slots + 1, "slots of attempts that were given up"
     checkpoint(target, n)
     machine.kill()
     target = machine.open().disk
