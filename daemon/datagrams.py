@@ -5,7 +5,6 @@ uses asyncio-dgram. `make bench` compares them; draining is the default because 
 """
 
 import asyncio
-import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -13,56 +12,22 @@ from typing import Final, Protocol
 
 import asyncio_dgram
 
+from store.addresses import Address
 from store.limits import MIB
+from store.udp import SOL_UDP, SUPER_BUFFER, UDP_SEGMENT, open_udp, segmentation_works
 
-SOL_UDP: Final = 17
-UDP_SEGMENT: Final = 103
-UDP_GRO: Final = 104
-IP_MTU_DISCOVER: Final = 10
-IP_PMTUDISC_PROBE: Final = 3  # set DF, ignore the kernel's path MTU cache (RFC 8899 is ours to do)
-IPV6_MTU_DISCOVER: Final = 23
-SO_RCVBUFFORCE: Final = 33
-SO_SNDBUFFORCE: Final = 32
 SOCKET_BUFFER: Final = 8 * MIB
-SUPER_BUFFER: Final = 65_536  # GRO never gives more
 DRAIN_MAX: Final = 16  # super-buffers of one tick; more wait for the next, so that replies are not delayed
 SEND_QUEUE_MAX: Final = 256  # super-buffers kept when the socket is full; beyond it they are dropped as a network would
 
-Address = tuple[str, int]
 Received = Callable[[memoryview, Address], None]
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """A bound, non-blocking, unconnected UDP socket with large buffers, DF set, GRO where the kernel has it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        for option, forced in ((socket.SO_RCVBUF, SO_RCVBUFFORCE), (socket.SO_SNDBUF, SO_SNDBUFFORCE)):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)
-            except PermissionError:
-                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
-        if family == socket.AF_INET:
-            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        else:
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        with contextlib.suppress(OSError):  # kernels before 5.0: datagrams arrive one by one
-            sock.setsockopt(SOL_UDP, UDP_GRO, 1)
-        sock.setblocking(False)
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
+    """A bound, non-blocking, unconnected socket. Raises OSError."""
+    sock = open_udp((host, port), SOCKET_BUFFER)
+    sock.setblocking(False)
     return sock
-
-
-def segmentation_works(sock: socket.socket) -> bool:
-    """Whether the kernel cuts a send into segments (UDP_SEGMENT, Linux 4.18)."""
-    try:
-        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
-    except OSError:
-        return False
-    return True
 
 
 class DatagramSocket(Protocol):

@@ -1,10 +1,7 @@
 """`python -m master`: a master in the foreground. `store master` and `store up` start it so."""
 
-import logging
-import os
 import sys
 
-import structlog
 import uvloop
 
 from master.metastore.interface import StoreFailed
@@ -12,20 +9,7 @@ from master.server import Master
 from master.settings import Settings, parse_arguments
 from store.addresses import format_address
 from store.errors import ConfigError, StoreError
-
-
-def configure_log() -> None:
-    """One line an event on standard error; STORE_LOG says from which level on."""
-    level = getattr(logging, os.environ.get("STORE_LOG", "info").upper(), logging.INFO)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+from store.logs import configure_log
 
 
 async def serve(settings: Settings) -> None:

@@ -24,9 +24,10 @@ from store.client.names import DirectNamespace, MasterNamespace, Namespace
 from store.client.operation import Operation
 from store.client.routing import Router
 from store.client.sessions import SessionOpener, resolved
-from store.client.sockets import family_of, open_socket
+from store.client.sockets import open_socket
 from store.errors import Status, StoreError
 from store.limits import CLIENT_CONNECTIONS_MAX, CLIENT_GIVES_UP_S, CONTROL_CALL_S
+from store.udp import family_of
 
 A = TypeVar("A", bound=msgspec.Struct)
 

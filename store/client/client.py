@@ -32,10 +32,11 @@ from store.client.operation import Operation
 from store.client.pool import Pool
 from store.client.routing import Router
 from store.client.sessions import SessionOpener, resolved
-from store.client.sockets import Sender, family_of, open_socket
+from store.client.sockets import Sender, open_socket
 from store.control.messages import Mode
 from store.errors import Status, StoreError
 from store.limits import CLIENT_BATCH, CLIENT_GIVES_UP_S, CLIENT_WAITING_MAX, CONTROL_CALL_S
+from store.udp import family_of
 
 A = TypeVar("A", bound=msgspec.Struct)
 

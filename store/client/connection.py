@@ -9,8 +9,9 @@ from typing import Final
 
 from store.client.exchange import Exchange
 from store.client.operation import Operation
-from store.client.sockets import SUPER_BUFFER, Sender
+from store.client.sockets import Sender
 from store.limits import CLIENT_BATCH, CLIENT_TICK_S, KIB
+from store.udp import SUPER_BUFFER
 
 _LONE_MAX: Final = 60 * KIB  # operations up to here end with the first thing received, nearly always
 _DRAIN_MAX: Final = 32  # buffers taken in one go before what they ask for is sent

@@ -5,8 +5,6 @@ says when a holder that died may be replaced without asking anybody. So a holder
 """
 
 import asyncio
-import os
-import socket
 import time
 import zlib
 from typing import Final
@@ -15,9 +13,21 @@ import msgspec
 import structlog
 
 from store.client.access import MasterAccess
+from store.client.holder import default_holder, is_gone
 from store.client.image_layout import ImageLayout
 from store.client.names import PoolNames
-from store.control.messages import Done, ImageClose, ImageInfo, ImageOpen, ImageOpened, ImageRenew, ImageRenewed, Mode
+from store.control.messages import (
+    Done,
+    ImageClose,
+    ImageInfo,
+    ImageIs,
+    ImageOpen,
+    ImageOpened,
+    ImageRenew,
+    ImageRenewed,
+    ImageStat,
+    Mode,
+)
 from store.errors import Status, StoreError
 
 log = structlog.get_logger()
@@ -40,7 +50,13 @@ class Held:
 
 async def open_held(access: MasterAccess, names: PoolNames, name: str, mode: Mode, holder: str) -> Held:
     """Takes the lock (or none, to read). Raises StoreError: NOT_FOUND, or BUSY naming who has it."""
-    opened = await access.call(ImageOpen(pool=names.label, name=name, mode=mode, holder=holder), ImageOpened)
+    asking = ImageOpen(pool=names.label, name=name, mode=mode, holder=holder)
+    try:
+        opened = await access.call(asking, ImageOpened)
+    except StoreError as error:
+        if error.status != Status.BUSY or not await _free_if_gone(access, names, name):
+            raise
+        opened = await access.call(asking, ImageOpened)
     held = Held(name, layout_of(opened.image, opened.generation, names))
     if held.writable:
         held._renewing = asyncio.get_running_loop().create_task(_renew(access, held, opened.lease))
@@ -59,13 +75,22 @@ async def close_held(access: MasterAccess, held: Held) -> None:
             log.info("the image's lock ends with its lease", image=held.name, reason=str(error))
 
 
+__all__ = ["DirectImage", "Held", "close_held", "default_holder", "direct_layout", "layout_of", "open_held"]
+
+
 def layout_of(image: ImageInfo, generation: int, names: PoolNames) -> ImageLayout:
     return ImageLayout(image.prefix, image.size, image.id, generation, names.group)
 
 
-def default_holder(program: str) -> str:
-    """What those are told who are refused the image."""
-    return f"{program} on {socket.gethostname()}, process {os.getpid()}"
+async def _free_if_gone(access: MasterAccess, names: PoolNames, name: str) -> bool:
+    """Gives the lock back in the name of a holder that died on this machine. Naming its generation makes it safe: if
+    somebody else was faster, nothing happens."""
+    image = (await access.call(ImageStat(pool=names.label, name=name), ImageIs)).image
+    if not is_gone(image.holder):
+        return False
+    log.warning("the image's holder is dead: its lock is given back", image=name, holder=image.holder)
+    await access.call(ImageClose(id=image.id, generation=image.generation), Done)
+    return True
 
 
 async def _renew(access: MasterAccess, held: Held, lease: float) -> None:

@@ -7,11 +7,11 @@ from typing import Final
 from store.addresses import Address
 from store.client.access import Standing
 from store.client.exchange import Peer, Source
-from store.client.sockets import family_of
 from store.ids import DeviceId
 from store.limits import OBJECT_MAX
 from store.session.credit import Credit
 from store.session.endpoint import Endpoint
+from store.udp import family_of
 
 _IP_MTU: Final = 14
 _IPV6_MTU: Final = 24
