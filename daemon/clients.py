@@ -15,10 +15,11 @@ import xxhash
 from daemon.core.device import DeviceCore
 from daemon.core.effects import ReplyRow
 from daemon.core.record import Entry
-from daemon.datagrams import Address, DatagramSocket
+from daemon.datagrams import DatagramSocket
 from daemon.metrics import DaemonCounters
 from daemon.peer_codec import pack_header
 from daemon.storage.disk import Disk
+from store.addresses import Address
 from store.errors import Status
 from store.ids import GroupId
 from store.limits import BURST_MAX, COLD_READS_MAX, OBJECT_MAX
