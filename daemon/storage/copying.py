@@ -63,7 +63,7 @@ class Copying:
         try:
             rows = self._listing.rows(group, b"", cursor, 1)
         except DamagedRow as error:
-            raise DiskFailed(f"the index is damaged ({error}); run `store disk check`") from error
+            raise DiskFailed(f"the index is damaged ({error}); see `python -m daemon.storage.check`") from error
         if not rows:
             return None
         obj = self._table.find(group, rows[0].name)

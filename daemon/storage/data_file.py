@@ -34,7 +34,7 @@ class Slots:
         if slot >= len(self._taken):
             self._taken.extend(bytes(max(64, slot + 1 - len(self._taken))))
         if self._taken[slot]:
-            raise ConfigError(f"the index is damaged: slot {slot} is used twice; run `store disk check`")
+            raise ConfigError(f"the index is damaged: slot {slot} is used twice; see `python -m daemon.storage.check`")
         self._taken[slot] = 1
         self.count += 1
 

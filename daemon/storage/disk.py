@@ -158,7 +158,7 @@ class Disk:
             recovery.saved_groups(scanned, incomplete, self._table, self._index),
             same_boot=device.boot_id == self._backend.boot_id(),
             head_kept=expected is not None and scanned.passed,
-            clean=clean is not None and clean == scanned.end,
+            clean=clean is not None and clean == scanned.end and expected in (None, clean),
         )
 
     def _redo(self, bases: dict[GroupId, Base]) -> None:

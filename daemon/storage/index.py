@@ -104,7 +104,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except _SIGNS_OF_DAMAGE as error:
-        raise ConfigError(f"the index is damaged ({error}); run `store disk check`") from error
+        raise ConfigError(f"the index is damaged ({error}); see `python -m daemon.storage.check`") from error
 
 
 class Index:

@@ -104,7 +104,7 @@ class ObjectTable:
     def touch(self, obj: Obj) -> None:
         """The object is about to change: what a freeze holds of it is set aside first."""
         if obj.damaged:
-            raise DiskFailed(f"the index row of object {obj.name!r} is damaged; run `store disk check`")
+            raise DiskFailed(f"the index row of object {obj.name!r} is damaged; see `python -m daemon.storage.check`")
         if obj.generation != CLEAN:
             obj.frozen = obj.layer()
             obj.over = {}

@@ -11,8 +11,9 @@ from store.errors import ConfigError, Status
 from store.ids import GroupId
 from store.limits import BLOCK, MIB, OBJECT_MAX
 from store.wire.header import Op
-from tests.storage.conftest import RING, Machine, settle
+from tests.storage.conftest import RING, Machine, settle, simulated_machine
 from tests.storage.model import make_entry
+from tests.storage.simulated import SimulatedBackend
 
 GROUP = GroupId(65536)
 
@@ -112,6 +113,25 @@ def test_a_clean_mark_counts_once(machine: Machine) -> None:
     machine.kill()
     opened = machine.open()
     assert not opened.clean and opened.head_kept
+
+
+def test_a_copy_of_a_cleanly_stopped_directory_is_not_lossless_when_the_original_went_on() -> None:
+    machine = simulated_machine()
+    machine.create()
+    machine.open()
+    machine.stop()
+    world = machine.backend()
+    assert isinstance(world, SimulatedBackend)
+    old, original = world.killed(), world.killed()
+    disk = Disk.open(original).disk
+    Writer(disk).do(Op.WRITE, b"a", b"later")
+    disk.close()
+    old.heads = original.heads
+    opened = Disk.open(old)
+    assert not opened.clean and not opened.head_kept and not opened.lossless
+    rebooted = world.killed()
+    rebooted.heads = {}
+    assert Disk.open(rebooted).clean
 
 
 def test_callbacks_of_syncs_share_a_sync_and_never_run_inside_the_call(machine: Machine) -> None:
