@@ -72,6 +72,15 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(cluster: LocalCluster, w
         assert content(client, Mode.TAKE) == b"old "
 
 
+def test_a_killed_writer_of_this_machine_is_replaced_at_once(cluster: LocalCluster) -> None:
+    line = [sys.executable, "-c", WRITER.replace(', holder="the first writer"', ""), str(cluster.config)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.kill()
+    with BlockingClient.connect(load_config(cluster.config)) as client:
+        assert content(client, Mode.WRITE) == b"old "
+
+
 def test_a_writer_that_slept_past_its_lease_is_replaced_and_wakes_up_fenced(
     cluster: LocalCluster, writer: subprocess.Popen[str]
 ) -> None:
