@@ -44,6 +44,7 @@ from daemon.storage.overlay import (
 )
 from daemon.storage.records import pack_note
 from daemon.storage.redo import ASIDE, RedoLog
+from daemon.storage.syncers import DiskFailed
 from daemon.storage.table import ObjectTable
 from store.ids import GroupId
 from store.limits import BLOCK, BLOCKS_PER_OBJECT
@@ -89,6 +90,8 @@ class Checkpoint:
     def freeze(self) -> None:
         assert self.phase is Phase.IDLE, "a checkpoint is under way"
         self.spill()
+        if self._operations.merged:
+            raise DiskFailed("the file system is full: a checkpoint cannot begin; free some space and start again")
         self._redo.turn()
         table = self._table
         self._frozen, table.dirty = table.dirty, []
@@ -108,7 +111,11 @@ class Checkpoint:
             shelf = shelves[obj.group]
             n, epoch = shelf.applied, shelf.applied_epoch
             record = pack_note(RecordKind.IMAGE, obj.group, n, epoch, content, obj.name, block * BLOCK)
-            where = self._redo.add_image(record)
+            try:
+                where = self._redo.add_image(record)
+            except OSError:  # full: they stay in memory for now
+                self._operations.merged.append((obj, block))
+                continue
             obj.over[block] = whole_block(payload_position(where, obj.name), checksum(content))
 
     def announce(self, bases: dict[GroupId, Base]) -> None:
@@ -119,7 +126,10 @@ class Checkpoint:
             if not shelf.copied:
                 shelf.note_reached(base.n, base.epoch)
                 first = shelf.base_n + 1
-                self._redo.announce(group, base, first, _bitmap(first, base.n, shelf.gaps), self.mark)
+                try:
+                    self._redo.announce(group, base, first, _bitmap(first, base.n, shelf.gaps), self.mark)
+                except OSError as error:
+                    raise DiskFailed(f"no checkpoint: {error.strerror}; free some space and start again") from error
         self.phase = Phase.ANNOUNCED
         self._bases = bases
 

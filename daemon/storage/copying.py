@@ -103,7 +103,7 @@ class Copying:
         shelf.copied_to, shelf.copied = b"", True
 
     def install(self, group: int, piece: bytes) -> None:
-        """Raises BadPiece; OSError when the device is full."""
+        """Raises BadPiece; DiskFailed when the device is full."""
         shelf = self._table.shelf(group)
         if shelf.copied_to is None:
             raise BadPiece("no copy of this group is under way")
@@ -119,7 +119,10 @@ class Copying:
         self._table.touch(obj)
         obj.exists, obj.size, obj.version = True, arrived.size, arrived.version
         obj.over, obj.visible = {}, blocks_of(arrived.size)
-        self._fill(obj, numbers, totals, lost, arrived.content)
+        try:
+            self._fill(obj, numbers, totals, lost, arrived.content)
+        except OSError as error:
+            raise DiskFailed(f"a copy does not fit: {error.strerror}; free some space and start again") from error
         shelf.copied_to = arrived.name
 
     def _fill(self, obj: Obj, numbers: "array[int]", totals: "array[int]", lost: "array[int]", content: bytes) -> None:

@@ -5,6 +5,7 @@ from daemon.storage.backend import Backend
 from daemon.storage.index import Index
 from daemon.storage.journal import prewrite_all
 from daemon.storage.limits import PREWRITTEN_AT_CREATION
+from daemon.storage.redo import NAMES as REDO_FILES
 from store.errors import ConfigError
 from store.ids import DeviceId
 
@@ -30,6 +31,8 @@ def make(backend: Backend, *, cluster: bytes, device: DeviceId, journal_size: in
     journal = backend.file("journal")
     prewrite_all(journal, min(journal_size, PREWRITTEN_AT_CREATION))
     journal.close()
+    for name in ("data", "sums", *REDO_FILES):  # storing the id file makes their names durable, too
+        backend.file(name).close()
     Index(backend).close()
     who = identity.Identity(cluster, device, backend.fresh_id(), journal_size, capacity)
     backend.store(identity.NAME, identity.encode(who))

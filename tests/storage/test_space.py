@@ -2,10 +2,13 @@
 
 import random
 
+import pytest
+
 from daemon.core.saved import Base
 from daemon.storage.creation import make
 from daemon.storage.disk import Disk
 from daemon.storage.limits import SPACE_RESERVE
+from daemon.storage.syncers import DiskFailed
 from store.errors import Status
 from store.ids import DeviceId, GroupId
 from store.limits import BLOCK, MIB
@@ -109,6 +112,25 @@ def test_a_device_that_fills_up_all_the_same_waits_and_loses_nothing() -> None:
     for n in range(1, 40):
         answer = opened.disk.read(GROUP, b"obj0", n * BLOCK, [view])
         assert answer is not None and answer[0] == Status.OK and view == bytes([n % 250 + 1]) * BLOCK
+
+
+def test_merged_blocks_stay_in_memory_while_the_redo_file_cannot_grow() -> None:
+    backend, disk = new_disk()
+    write(disk, 1, 1)
+    checkpoint(disk, 1)
+    part = make_entry(GROUP, 2, Op.WRITE, b"obj0", b"part", offset=BLOCK + 7)
+    disk.append([part])
+    disk.apply(part)
+    backend.space = 0
+    disk._checkpoint.spill()
+    view = memoryview(bytearray(BLOCK))
+    answer = disk.read(GROUP, b"obj0", BLOCK, [view])
+    assert answer is not None and view[:12] == b"\2" * 7 + b"part" + b"\2"
+    with pytest.raises(DiskFailed, match="free some space"):
+        disk.freeze()
+    backend.space = None
+    checkpoint(disk, 2)
+    assert disk.read(GROUP, b"obj0", BLOCK, [view]) and bytes(view[7:11]) == b"part"
 
 
 def test_an_empty_disk_and_an_image_without_data_take_next_to_nothing() -> None:
