@@ -4,15 +4,14 @@ Threads: nbdkit calls from a pool of its own, several at a time, and takes away 
 after each call. So nothing is kept per thread.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gateways.nbd.export import BLOCK_SIZES, Export, Gateway, errno_of
 from gateways.nbd.host import nbdkit
-from gateways.nbd.logs import start_logging
 from gateways.nbd.settings import Settings
 from store.errors import ConfigError, StoreError
+from store.logs import configure_log
 
 API_VERSION = 2
 
@@ -46,7 +45,7 @@ def thread_model() -> int:
 
 def after_fork() -> None:
     """The first place from which threads survive."""
-    start_logging(os.environ.get("STORE_LOG", ""))
+    configure_log()
     _gateway.start()
 
 

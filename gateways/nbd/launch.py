@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from gateways.nbd.export import Gateway
-from gateways.nbd.logs import start_logging
 from gateways.nbd.settings import Settings
 from store.addresses import Address, parse_address
 from store.errors import ConfigError
+from store.logs import configure_log
 
 _PLUGIN: Final = Path(__file__).with_name("plugin.py")
 _CLEAN_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -127,7 +127,7 @@ def require_free(address: Address) -> None:
 def main(arguments: list[str]) -> None:
     """Becomes nbdkit; returns only by raising ConfigError or StoreError."""
     given = parse_arguments(arguments)
-    start_logging(os.environ.get("STORE_LOG", ""))
+    configure_log()
     line = command(given)
     if given.socket is not None:
         free_socket(given.socket)
