@@ -14,11 +14,12 @@ import xxhash
 
 from daemon.core.device import DeviceCore
 from daemon.core.effects import ReplyRow
-from daemon.core.record import Entry
+from daemon.core.record import WITH_PAYLOAD, Entry
 from daemon.datagrams import DatagramSocket
 from daemon.metrics import DaemonCounters
 from daemon.peer_codec import pack_header
 from daemon.storage.disk import Disk
+from daemon.storage.index import DamagedRow
 from store.addresses import Address
 from store.errors import Status
 from store.ids import GroupId
@@ -34,7 +35,6 @@ BUSY_MS: Final = 5  # what a client waits before it asks a group again that cann
 SUSPENDED_MS: Final = 100
 LIST_ROWS_MAX: Final = 1000
 _KNOWN_MUTATIONS: Final = frozenset(int(op) for op in Op if op >= FIRST_MUTATION)
-_WITH_PAYLOAD: Final = frozenset({int(Op.WRITE), int(Op.CREATE), int(Op.REPLACE)})
 _sum_of: Final = xxhash.xxh3_64_intdigest
 
 
@@ -97,7 +97,7 @@ class Clients:
         entry.scope, entry.generation = request.scope, request.generation
         entry.name, entry.offset = request.name, request.offset
         entry.n, entry.where = 0, -1
-        if request.op in _WITH_PAYLOAD:
+        if request.op in WITH_PAYLOAD:
             entry.payload, entry.size, entry.payload_sum = payload, len(payload), _sum_of(payload)
         else:
             entry.payload, entry.size, entry.payload_sum = None, request.size, 0
@@ -113,7 +113,7 @@ class Clients:
         """What is wrong with a mutation whatever the state of its group; OK: nothing."""
         if request.op not in _KNOWN_MUTATIONS:
             return Status.UNSUPPORTED
-        if request.op in _WITH_PAYLOAD:
+        if request.op in WITH_PAYLOAD:
             size = len(request.payload)
         elif request.payload:
             return Status.INVALID
@@ -250,7 +250,11 @@ class Clients:
     def _list(self, request: Request) -> None:
         group = GroupId(request.group)
         limit = min(max(1, request.size), LIST_ROWS_MAX)
-        rows = self._disk.list(group, request.name, bytes(request.payload), limit + 1)
+        try:
+            rows = self._disk.list(group, request.name, bytes(request.payload), limit + 1)
+        except DamagedRow:
+            self._reply_status(request, Status.DAMAGED)
+            return
         data, fitted = pack_listing(rows[:limit], self._service.room(request))
         order, verifier = self._marks(group)
         more = not fitted or len(rows) > limit

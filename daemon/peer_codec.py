@@ -8,7 +8,7 @@ import msgspec
 
 from daemon.core.effects import AckRow, Append, BeatRow
 from daemon.core.messages import PeerMessage
-from daemon.core.record import RECORD, Entry, RecordKind
+from daemon.core.record import RECORD, WITH_PAYLOAD, Entry, RecordKind
 
 INCARNATION: Final = struct.Struct("<Q")
 RUNS: Final = struct.Struct("<QI")  # sender's incarnation, runs that follow
@@ -56,6 +56,8 @@ def unpack_record(view: memoryview, at: int) -> Entry:
     end = name_end + payload_size
     if kind != RecordKind.ENTRY or length != end - at or end > len(view) or floor_back > entry.sequence:
         raise BadFrame("record contradicts itself")
+    if entry.op in WITH_PAYLOAD and entry.size != payload_size:
+        raise BadFrame("a size that is not the payload's")
     entry.floor = entry.sequence - floor_back
     entry.name = bytes(view[at + RECORD.size : name_end])
     entry.payload = view[name_end:end] if payload_size else None

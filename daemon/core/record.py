@@ -4,6 +4,8 @@ import struct
 from enum import IntEnum
 from typing import Any, Final
 
+from store.wire.header import Op
+
 # length of the whole record, kind, flags, op, spare, group, bytes of name, sequence - floor, |
 # epoch, n, epoch of the record before, | serial, sequence, | scope, |
 # lock generation, offset, size, bytes of payload, | xxh3 of the payload
@@ -47,5 +49,7 @@ class Entry:
     body: Any  # the whole packed record as a bytes-like, while it is in a tick buffer; else None
     reply: Any  # whom to answer; opaque to the core; None on secondaries
 
+
+WITH_PAYLOAD: Final = frozenset({int(Op.WRITE), int(Op.CREATE), int(Op.REPLACE)})  # their `size` is the payload's
 
 assert RECORD.size == 88
