@@ -1,6 +1,7 @@
 """The blocking client: many threads, no event loop between them and the network.
 
-A thread takes a connection (a socket with its sessions) from a stack, performs its operation with it and puts it back.
+Small operations of all threads share one socket (shared.py). For a large one, or many at once, a thread takes a
+connection (a socket with its sessions) from a stack, performs them with it and puts it back.
 Crossing into an event loop instead would cost about 40 microseconds an operation. The control plane (map, tickets,
 locks) lives in a loop in one background thread; nothing waits for it but the opening of images.
 """
@@ -10,7 +11,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import msgspec
 
@@ -24,12 +25,15 @@ from store.client.names import DirectNamespace, MasterNamespace, Namespace
 from store.client.operation import Operation
 from store.client.routing import Router
 from store.client.sessions import SessionOpener, resolved
+from store.client.shared import SharedConnection
 from store.client.sockets import open_socket
 from store.errors import Status, StoreError
-from store.limits import CLIENT_CONNECTIONS_MAX, CLIENT_GIVES_UP_S, CONTROL_CALL_S
+from store.limits import CLIENT_CONNECTIONS_MAX, CLIENT_GIVES_UP_S, CONTROL_CALL_S, KIB
 from store.udp import family_of
 
 A = TypeVar("A", bound=msgspec.Struct)
+
+SHARED_MAX: Final = 16 * KIB  # bytes of an operation that goes by the shared socket
 
 
 class BlockingClient:
@@ -43,7 +47,8 @@ class BlockingClient:
         self._router = Router(standing.storage_map, standing.credentials.serial)
         self._guard = threading.Lock()  # of the router
         self._epoch = 0  # rises with every change of the standing
-        self._idle: list[Connection] = []
+        self._shared: SharedConnection | None = None  # for small operations
+        self._idle: list[Connection] = []  # for large ones, and many at once
         self._opened = 0
         self._returned = threading.Condition()  # of `_opened`, and of waiting for an idle connection
         self._waiting = 0
@@ -68,6 +73,8 @@ class BlockingClient:
         self.link.close()
         while self._idle:
             self._idle.pop().close()
+        if self._shared is not None:
+            self._shared.close()
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +107,9 @@ class BlockingClient:
 
     def perform(self, operation: Operation) -> None:
         """Returns when the operation has its status, whatever that is; its `until` bounds the wait."""
+        if len(operation.payload) + len(operation.into) <= SHARED_MAX:
+            self._shared_connection().perform(operation)
+            return
         connection = self._take()
         try:
             connection.perform(operation, self._attend)
@@ -119,6 +129,15 @@ class BlockingClient:
             raise
         finally:
             self._put_back(connection)
+
+    def _shared_connection(self) -> SharedConnection:
+        shared = self._shared
+        if shared is None:
+            with self._returned:
+                shared = self._shared
+                if shared is None:
+                    shared = self._shared = SharedConnection(open_socket(self._family), self._exchange(), self._attend)
+        return shared
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -155,8 +174,10 @@ class BlockingClient:
                 finally:
                     self._waiting -= 1
             self._opened += 1
-        exchange = Exchange(self._router, SessionOpener(self._standing), self._guard)
-        return Connection(open_socket(self._family), exchange, self._epoch)
+        return Connection(open_socket(self._family), self._exchange(), self._epoch)
+
+    def _exchange(self) -> Exchange:
+        return Exchange(self._router, SessionOpener(self._standing), self._guard)
 
     # --- control plane -----------------------------------------------------------------------------------------------
 

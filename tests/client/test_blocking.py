@@ -10,7 +10,11 @@ import pytest
 from store.client.blocking import BlockingClient
 from store.client.blocking_image import BlockingImage
 from store.client.blocking_open import close_image, open_image
+from store.client.connection import clock
+from store.client.operation import Operation
+from store.errors import Status
 from store.limits import BLOCK, MIB, OBJECT_MAX
+from store.wire.header import Op
 from tests.client.live import LiveDaemon
 
 SIZE = 32 * MIB
@@ -170,6 +174,40 @@ def test_many_threads_on_few_blocks(image: BlockingImage) -> None:
     for worker in workers:
         worker.join(60)
     assert not failures and not any(worker.is_alive() for worker in workers)
+
+
+def test_threads_share_a_socket_and_whoever_gives_up_hands_the_lead_over(
+    daemon: LiveDaemon, client: BlockingClient
+) -> None:
+    """While the daemon is silent the impatient end with errors, leaders among them; the patient all succeed."""
+    image = open_image(client, "pool", "disk", size=SIZE)
+    outcomes: list[tuple[bool, bool]] = []  # patient, succeeded
+
+    def work(number: int) -> None:
+        patient = number % 3 != 0
+        for turn in range(20):
+            group, name = image.held.layout.place(number % 8)
+            until = clock() + (20.0 if patient else 0.2)
+            operation = Operation(Op.STAT, group, name, until)
+            client.perform(operation)
+            outcomes.append((patient, operation.status in (Status.OK, Status.NOT_FOUND)))
+            if number == 1 and turn == 5:
+                with daemon.lock:
+                    daemon.daemon.alive = False
+                threading.Timer(0.7, awake).start()
+
+    def awake() -> None:
+        with daemon.lock:
+            daemon.daemon.alive = True
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(24)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert not any(worker.is_alive() for worker in workers)
+    assert len(outcomes) == 24 * 20
+    assert all(succeeded for patient, succeeded in outcomes if patient)
 
 
 def test_unflushed_data_are_bounded(daemon: LiveDaemon, image: BlockingImage) -> None:
