@@ -63,10 +63,10 @@ class Children:
         self.all.append(child)
         self._start(child)
 
-    def ended(self) -> Child | None:
-        """A child that is not running at this moment, if any: for the time of starting up."""
+    def ended(self) -> list[Child]:
+        """Those that do not run at this moment: for the time of starting up, before `watch`."""
         self._reap(quietly=True)
-        return next((child for child in self.all if not child.process), None)
+        return [child for child in self.all if not child.process]
 
     def watch(self) -> None:
         """Keep everything running until SIGINT, SIGTERM or SIGHUP."""

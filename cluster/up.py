@@ -24,6 +24,7 @@ from store.control.messages import (
     DevicesAre,
     Hello,
     ImageCreate,
+    ImageInfo,
     ImageIs,
     ImageList,
     ImagesAre,
@@ -33,6 +34,7 @@ from store.control.messages import (
     PoolIs,
     PoolList,
     PoolsAre,
+    PoolStatus,
     Welcome,
 )
 from store.crypto.identity import MASTER
@@ -55,6 +57,10 @@ class Cluster:
         self._state = load_state(plan.directory) or State()
         self._children = Children(tell, self._remember)
         self._began = time.monotonic()
+        self._pools: tuple[PoolStatus, ...] = ()
+        self._images: tuple[ImageInfo, ...] = ()
+        self._resumed: set[str] = set()  # daemons that have been part of the cluster before
+        self._missing: set[str] = set()  # those of them that ended at once
 
     def run(self) -> None:
         """Until a signal. Raises ConfigError or StoreError if it cannot start; what was started is stopped."""
@@ -144,6 +150,7 @@ class Cluster:
         """New ones one after the other, so that the devices are called d1, d2, … in the order of the daemons."""
         for number in self._plan.numbers():
             if (self._plan.daemon_directory(number) / CERTIFICATE).exists():
+                self._resumed.add(daemon_name(number))
                 self._start_daemon(number, None)
                 continue
             known = len((await connection.call(DeviceList(), DevicesAre)).devices)
@@ -166,9 +173,8 @@ class Cluster:
             pools = (await connection.call(PoolList(), PoolsAre)).pools
             if all(pool.complete == pool.groups for pool in pools):
                 return
-            devices = (await connection.call(DeviceList(), DevicesAre)).devices
-            if self._late() and all(device.state == "up" for device in devices):
-                tell("not every group has all its copies yet; see `store status`")
+            if self._late() or self._missing:
+                tell("not every group has all its copies yet; see `store status --explain`")
                 return
             self._check("the daemons")
             await asyncio.sleep(POLL_S)
@@ -178,6 +184,8 @@ class Cluster:
         for name, size in self._plan.images:
             if name not in known:
                 await connection.call(ImageCreate(pool=POOL, name=name, size=size), ImageIs)
+        self._images = (await connection.call(ImageList(pool=POOL), ImagesAre)).images
+        self._pools = (await connection.call(PoolList(), PoolsAre)).pools
 
     # --- waiting
 
@@ -185,10 +193,13 @@ class Cluster:
         return time.monotonic() > self._began + START_S
 
     def _check(self, what: str) -> None:
-        """Raises StoreError if a program ended, or time is over."""
-        ended = self._children.ended()
-        if ended is not None:
-            raise StoreError(Status.UNAVAILABLE, f"{ended.name} ended at once: {ended.last_words()}")
+        """Raises StoreError if a program ended, or time is over. A known disk that fails must not stop the others."""
+        for child in self._children.ended():
+            if child.name not in self._resumed:
+                raise StoreError(Status.UNAVAILABLE, f"{child.name} ended at once: {child.last_words()}")
+            if child.name not in self._missing:
+                self._missing.add(child.name)
+                tell(f"{child.name} ended at once, going on without it: {child.last_words()}")
         if time.monotonic() > self._began + 2 * START_S:
             raise StoreError(Status.TIMEOUT, f"{what} did not start within {2 * START_S:g} s; see {self._plan.log('')}")
 
@@ -215,11 +226,10 @@ class Cluster:
         for number in plan.numbers():
             where = format_address(plan.daemon_client(number))
             lines.append(f"  device   {where}, {plan.daemon_directory(number)}")
-        lines.append(f"  pool     {POOL}: {plan.replicas} copies")
-        for name, size in plan.images:
-            lines.append(f"  image    {name}: {format_size(size)}")
+        lines += [f"  pool     {pool.name}: {pool.replicas} copies" for pool in self._pools]
+        lines += [f"  image    {image.name}: {format_size(image.size)}" for image in self._images]
+        example = self._images[0].name if self._images else "book"
         if plan.nbd:
-            example = plan.images[0][0] if plan.images else "IMG"
             lines.append(f"  NBD      nbd+unix:///{example}?socket={plan.nbd_socket}")
         lines += [
             "next, in another terminal:",
@@ -227,9 +237,9 @@ class Cluster:
             f"  {store} write --pool {POOL} hello --data-literal world",
         ]
         lines.append(f"  {store} read --pool {POOL} hello")
-        if not plan.images:
+        if not self._images:
             lines.append(f"  {store} image create book --size 2G")
-        lines.append(f"  {store} attach {plan.images[0][0] if plan.images else 'book'} --mkfs ext4 --mount /mnt/book")
+        lines.append(f"  {store} attach {example} --mkfs ext4 --mount /mnt/book")
         lines.append("Ctrl-C stops the cluster; what it holds stays, and `store up` brings it back")
         print("\n".join(lines), flush=True)
 

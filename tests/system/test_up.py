@@ -47,6 +47,17 @@ def test_a_program_that_dies_is_started_again(cluster: LocalCluster) -> None:
     cluster.await_well()
 
 
+def test_one_broken_disk_does_not_stop_the_others(cluster: LocalCluster) -> None:
+    """A directory whose identity is damaged: said in one line, the rest serves what was written."""
+    cluster.store("write", "--pool", "main", "kept", "--data-literal", "on the others")
+    cluster.stop()
+    (cluster.directory / "daemon2" / "device").write_text("scribbled over\n")
+    cluster.start()
+    assert "daemon2 ended at once, going on without it" in cluster.said()
+    assert cluster.store("read", "--pool", "main", "kept").stdout == b"on the others"
+    assert cluster.json("status")["health"] == "degraded"
+
+
 def test_two_in_one_directory_are_refused(cluster: LocalCluster, processes: Processes) -> None:
     second = processes.start("second", [STORE, "up", "--dir", cluster.directory])
     assert second.wait(10) == 1
