@@ -19,7 +19,7 @@ from tests.simulation.run import run_seed
 def explore(first: int, count: int, features: tuple[str, ...], rules: tuple[str, ...]) -> dict[int, str]:
     """The seeds that failed and why."""
     work = partial(_one, features=features, rules=rules)
-    with multiprocessing.Pool() as pool:
+    with multiprocessing.get_context("spawn").Pool() as pool:
         results = pool.imap(work, range(first, first + count), chunksize=16)
         return {seed: problem for seed, problem in results if problem}
 

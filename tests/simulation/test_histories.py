@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from tests.simulation.explore import explore
 from tests.simulation.run import run_seed
 
 SEEDS = 2400
@@ -19,7 +18,8 @@ SPAN = 300
 @pytest.mark.parametrize("first", range(0, SEEDS, SPAN))
 def test_no_promise_is_broken(first: int) -> None:
     """Loss, duplication, reordering, delay, partition, crash, power cut, sleep, drift, master down and restored ..."""
-    assert explore(first, SPAN, (), ()) == {}
+    failed = {seed: problem for seed in range(first, first + SPAN) if (problem := run_seed(seed))}
+    assert not failed  # here and not in processes of its own: the test run has its workers already
 
 
 def fingerprint(seed: int) -> str:
