@@ -52,6 +52,7 @@ class Framing(asyncio.BufferedProtocol):
         self._buffer = bytearray(RECEIVE_START)
         self._view = memoryview(self._buffer)
         self._low = self._high = 0
+        self._given_up = False  # nothing of the stream can be believed any more, though more of it may still arrive
         self.transport: asyncio.Transport | None = None
 
     def frame(self, kind: int, body: memoryview) -> None:
@@ -69,6 +70,8 @@ class Framing(asyncio.BufferedProtocol):
         return self._view[self._high :]
 
     def buffer_updated(self, size: int) -> None:
+        if self._given_up:
+            return
         low, high, view = self._low, self._high + size, self._view
         while high - low >= FRAME.size:
             length, kind = FRAME.unpack_from(view, low)
@@ -85,10 +88,12 @@ class Framing(asyncio.BufferedProtocol):
                 log.error("peer sent what cannot be read", error=str(error))
                 self.abort()
                 return
+            if self._given_up:
+                return
             low = end
-        self.batch_done()
         self._low, self._high = low, high
-        self._make_room()
+        self.batch_done()
+        self._make_room()  # not before: what was received is written to the journal from this buffer
 
     def _make_room(self) -> None:
         """Keep room for the rest of the frame that has begun, moving or growing only when it does not fit."""
@@ -108,6 +113,7 @@ class Framing(asyncio.BufferedProtocol):
             self._low, self._high = 0, len(rest)
 
     def abort(self) -> None:
+        self._given_up = True
         if self.transport is not None:
             self.transport.abort()
 

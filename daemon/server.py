@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -50,6 +50,7 @@ from store.session.service import Service
 log = structlog.get_logger()
 
 DEFAULT_SHARE: Final = 0.5  # of what is free, where no capacity is given
+DEFECT: Final = 70  # exit status: EX_SOFTWARE of sysexits.h
 LOCAL_PEER: Final = ("127.0.0.1", 0)
 
 
@@ -79,6 +80,7 @@ class Daemon:
     async def start(self) -> None:
         """Raises ConfigError or StoreError with one line for the person who started it."""
         settings = self._settings
+        self._loop.set_exception_handler(end_on_defect)
         credentials = await standing.obtain(settings) if settings.master else None
         self._udp = open_listening(settings.listen)
         self._cleanup.callback(self._udp.close)
@@ -328,6 +330,19 @@ def open_listening(address: Address) -> socket.socket:
 def listening_failed(address: Address, kind: str, error: OSError) -> ConfigError:
     reason = error.strerror or str(error)
     return ConfigError(f"cannot listen on {format_address(address)} ({kind}): {reason}; choose another address or port")
+
+
+def end_on_defect(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception that nobody expected leaves the core half way through something: going on could lose data.
+
+    The process ends at once, as by kill -9, which every other part is made for; whoever started it starts it again.
+    """
+    error = context.get("exception")
+    if error is None or isinstance(error, OSError):  # connections break; ssl.SSLError is an OSError
+        log.debug("connection trouble", what=context.get("message"), error=str(error))
+        return
+    log.critical("a defect; the daemon ends", what=context.get("message"), exc_info=error)
+    os._exit(DEFECT)
 
 
 def same_life(opened: Opened) -> bool:
