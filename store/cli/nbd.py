@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from store.cli.asking import configured
-from store.cli.image import pool_or_default
+from store.cli.image import DEFAULT_POOL, pool_or_default
 
 
 def nbd(
@@ -22,6 +22,15 @@ def nbd(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Listen there. NBD asks for no password: who connects may write."),
     ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Take no lock, refuse writes.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Fail a request that waits longer. (default: 60)")
+    ] = None,
+    storage_daemon: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Use this daemon, one without a master; images are made when opened."),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="With --storage-daemon: size of an image made there.")] = None,
     serve_metrics: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="The cluster's client.toml.")] = None,
 ) -> None:
@@ -32,12 +41,18 @@ def nbd(
     """
     if (socket is None) == (listen is None):
         raise typer.BadParameter("say where to listen: either --socket PATH or --listen HOST:PORT")
-    configuration = configured(context.obj, config)
+    command = [sys.executable, "-m", "gateways.nbd"]
+    if storage_daemon is not None:
+        command += ["--storage-daemon", storage_daemon, "--pool", pool or DEFAULT_POOL]
+        command += ["--size", size] if size else []
+    else:
+        configuration = configured(context.obj, config)
+        command += ["--config", str(configuration.path), "--pool", pool_or_default(configuration, pool)]
     metrics = serve_metrics or context.obj.serve_metrics
-    command = [sys.executable, "-m", "gateways.nbd", "--config", str(configuration.path)]
-    command += ["--pool", pool_or_default(configuration, pool)]
     command += [part for name in image or () for part in ("--image", name)]
     command += ["--socket", str(socket.absolute())] if socket else ["--listen", str(listen)]
     command += ["--serve-metrics", metrics] if metrics else []
+    command += ["--read-only"] if read_only else []
+    command += ["--timeout", str(timeout)] if timeout is not None else []
     context.obj.pass_on()
     os.execv(command[0], command)

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,22 @@ def test_mem_store_forgets(home: Path, processes: Processes) -> None:
     gone = words(CLIENT[2].replace("passwd --offset 20 --length 40", "testobj"))
     done = subprocess.run(gone, cwd=home, capture_output=True, timeout=20, check=False)
     assert done.returncode == 1 and b"no such object" in done.stderr
+
+
+def test_block_device_without_a_master(home: Path, processes: Processes, need: Callable[..., None]) -> None:
+    """The document's NBD gateway: an image of a daemon that stands alone, made when it is opened."""
+    need("nbdkit", "nbdinfo", "nbdcopy")
+    line = FILE_STORE.replace("file-store", "mem-store").replace("--dir /tmp/storage", "")
+    processes.start("daemon", words(line), directory=home)
+    wait_for(lambda: "4148" in processes.output("daemon").read_text(), 10, "the daemon")
+    gateway = "store nbd --storage-daemon 127.0.0.1:4148 --pool testpool --image testblock --size 32M --socket"
+    processes.start("gateway", [*words(gateway), home / "nbd.sock"])
+    wait_for((home / "nbd.sock").exists, 10, processes.output("gateway").read_text())
+    uri = f"nbd+unix:///testblock?socket={home}/nbd.sock"
+    (home / "in").write_bytes(os.urandom(1 << 20) * 32)
+    subprocess.run(["nbdcopy", home / "in", uri], check=True, timeout=60)
+    subprocess.run(["nbdcopy", uri, home / "out"], check=True, timeout=60)
+    assert (home / "out").read_bytes() == (home / "in").read_bytes()
 
 
 def start_store(home: Path, processes: Processes, name: str) -> subprocess.Popen[bytes]:
