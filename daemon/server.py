@@ -19,6 +19,7 @@ from typing import Any, Final
 import structlog
 
 from daemon import standing
+from daemon.census import Census
 from daemon.clients import Clients
 from daemon.core.device import DeviceCore
 from daemon.core.limits import Limits
@@ -104,6 +105,7 @@ class Daemon:
         self._upkeep = Upkeep(self._loop, self._disk, self._core, clock, self._executor.run)
         self._cleanup.callback(self._upkeep.close)
         self._upkeep.start()
+        self._census = Census(self._disk, clock)
         self._clients.start()
         if credentials is not None:
             self._keys.install(standing.kept_secrets(settings.directory))
@@ -226,7 +228,7 @@ class Daemon:
     def usage(self) -> tuple[int, int, tuple[PoolUsage, ...]]:
         self._remove_pools()
         room = self._disk.room()
-        return room.used, room.free, ()
+        return room.used, room.free, self._census.pools()
 
     def registered(self, answer: DeviceRegistered) -> None:
         log.info("registered", device=self.device.hex(), name=answer.name)

@@ -340,6 +340,10 @@ class Disk:
     def room(self) -> Room:
         return self._space.room()
 
+    def usage(self) -> list[tuple[int, int, int]]:
+        """(pool number, objects, bytes) as of the last checkpoint; see Index.usage. Raises index.DamagedRow."""
+        return self._index.usage()
+
     # Objects: the core's seam (daemon/core/objects.py)
     def apply(self, entry: Entry) -> tuple[Status, int]:
         outcome = self._operations.apply(entry)

@@ -165,6 +165,11 @@ class Index:
         rows = [self._checked(group, *row) for row in self._rows(sql, group, low, limit)]
         return [row for row in rows if row.name.startswith(prefix)]
 
+    def usage(self) -> list[tuple[int, int, int]]:
+        """(pool number, objects, bytes) as of the last checkpoint. Reads every row: not for every moment."""
+        rows = self._rows("SELECT grp >> 16, COUNT(*), SUM(size) FROM object GROUP BY grp >> 16")
+        return [(int(pool), int(objects), int(size)) for pool, objects, size in rows]
+
     def all_objects(self) -> Iterator[tuple[ObjectRow, bool]]:
         """Every row, and whether it matches its checksum; for the offline check."""
         for row in self._reader.execute("SELECT grp, name, slot, size, version, mark FROM object"):

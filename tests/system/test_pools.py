@@ -13,6 +13,11 @@ def used(cluster: LocalCluster) -> int:
     return sum(device["used"] for device in cluster.json("device", "ls"))
 
 
+def counted(cluster: LocalCluster, name: str) -> tuple[int, int]:
+    pool = next(pool for pool in cluster.json("pool", "ls") if pool["name"] == name)
+    return pool["objects"], pool["bytes"]
+
+
 def test_a_removed_pool_gives_its_space_back(idle_cluster: LocalCluster, tmp_path: Path) -> None:
     cluster = idle_cluster
     cluster.start("--no-nbd")
@@ -23,6 +28,7 @@ def test_a_removed_pool_gives_its_space_back(idle_cluster: LocalCluster, tmp_pat
     for number in range(8):
         cluster.store("write", "--pool", "scratch", f"o{number}", "--data-file", block)
     wait_for(lambda: used(cluster) > 3 * 15 * MIB, 40, "48 MiB in the data files")
+    wait_for(lambda: counted(cluster, "scratch") == (8, 16 * MIB), 40, "eight objects counted")
     refused = cluster.store("pool", "rm", "scratch", code=1)
     assert b"force" in refused.stderr or b"holds" in refused.stderr, refused
     cluster.store("pool", "rm", "scratch", "--force")
