@@ -32,7 +32,7 @@ class Census:
             try:
                 rows = self._disk.usage()
             except DamagedRow as error:
-                log.error("the index cannot be counted; check the directory with `python -m daemon.storage.check`", reason=str(error))
+                log.error("the index is damaged; see `python -m daemon.storage.check`", reason=str(error))
                 rows = []
             self._counted = tuple(PoolUsage(pool, objects, size) for pool, objects, size in rows)
             self._checkpoints = self._disk.checkpoints

@@ -87,6 +87,7 @@ class Disk:
 
     def __init__(self, backend: Backend, who: identity.Identity, index: Index, start: Mark) -> None:
         self._backend, self.identity, self._index = backend, who, index
+        self.usage = index.usage
         self._journal_file = backend.file("journal")
         journal = self._journal = Journal(self._journal_file, who.journal, who.journal_size, start)
         data = self._data = DataFile(backend.file("data"), backend.file("sums"))
@@ -339,10 +340,6 @@ class Disk:
 
     def room(self) -> Room:
         return self._space.room()
-
-    def usage(self) -> list[tuple[int, int, int]]:
-        """(pool number, objects, bytes) as of the last checkpoint; see Index.usage. Raises index.DamagedRow."""
-        return self._index.usage()
 
     # Objects: the core's seam (daemon/core/objects.py)
     def apply(self, entry: Entry) -> tuple[Status, int]:
